@@ -1,1 +1,9 @@
-//! Wayfork.
+//! Wayfork: an eBPF-accelerated policy router for Linux.
+//!
+//! The way of a rule: `policy` (file) → [`model`] (one ordered list) → `mirror` → kernel, and `model` → [`compile`] →
+//! `fastpath` (maps). ARCHITECTURE.md has the invariants.
+
+pub mod cli;
+pub mod compile;
+pub mod kernel;
+pub mod model;

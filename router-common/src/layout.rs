@@ -1,0 +1,375 @@
+//! The layout of the maps between the loader and the TC program.
+//!
+//! Every type is `repr(C)` without padding. Integers are in host byte order but for addresses, which are the bytes of the
+//! wire read as native words, so that a masked comparison needs no swapping; ports are host byte order.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Raised whenever a map's layout or meaning changes.
+pub const ABI_VERSION: u32 = 1;
+
+/// An address of either family: IPv4 in the first word, the others 0. The family stands beside it wherever it is used.
+pub type AddrWords = [u32; 4];
+
+/// The one entry of `CONFIG`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Config {
+    /// [`ABI_VERSION`].
+    pub abi: u32,
+    /// 1: decide. 0: pass every packet with [`crate::verdict::PassReason::Resync`].
+    pub active: u32,
+    /// How many entries of `MARKS` are in use, IPv4 and IPv6 together.
+    pub marks: u32,
+    /// Whether any rule or mark looks at protocol or ports: fragments are the stack's then.
+    pub needs_ports: u32,
+    /// The bits that `mark` may write; 0 where it may not.
+    pub mark_bits: u32,
+    /// How many entries of `MARKS_IN_USE` hold.
+    pub marks_in_use: u32,
+}
+
+/// Key of `LINKS`: an interface index. What is known of an interface, as ingress and as egress.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct LinkEntry {
+    /// `LINK_*` bits.
+    pub flags: u32,
+    /// Longest IPv4 packet that goes out, bytes from the IP header on.
+    pub mtu4: u32,
+    /// Longest IPv6 packet that goes out.
+    pub mtu6: u32,
+    /// First entry in `RULES` of what an IPv4 packet from here meets, and how many.
+    pub rules4: [u32; 2],
+    /// The same for IPv6.
+    pub rules6: [u32; 2],
+    /// Hardware address; zero without `LINK_ETHERNET`.
+    pub mac: [u8; 6],
+    /// The most that may be done with a packet from here: `MAY_*`.
+    pub may: u8,
+    /// Padding.
+    pub pad: u8,
+}
+
+/// Leave every packet from this interface alone.
+pub const MAY_PASS: u8 = 0;
+/// Mark at most.
+pub const MAY_MARK: u8 = 1;
+/// Mark or redirect.
+pub const MAY_REDIRECT: u8 = 2;
+
+/// Frames start with an Ethernet header (ARPHRD_ETHER); without it packets start with the IP header (ARPHRD_NONE).
+pub const LINK_ETHERNET: u32 = 1 << 0;
+/// A packet may be redirected out of it: up, and of a kind whose transmit needs no route attached.
+pub const LINK_EGRESS: u32 = 1 << 1;
+/// Forwards IPv4 packets that come in here.
+pub const LINK_FORWARDS4: u32 = 1 << 2;
+/// Forwards IPv6 packets that come in here.
+pub const LINK_FORWARDS6: u32 = 1 << 3;
+/// The stack sends IPv4 ICMP redirects here.
+pub const LINK_REDIRECTS4: u32 = 1 << 4;
+/// Its outer look-up uses the packet's mark (VXLAN, GENEVE): a packet that leaves here is never marked.
+pub const LINK_READS_MARK: u32 = 1 << 5;
+
+/// An entry of `RULES`. The lists of an ingress interface hold only rules that can match there: what is known beforehand
+/// (iif, oif, …) is resolved by the compiler and not seen here.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct RuleEntry {
+    /// `RULE_*` bits: which selectors count.
+    pub flags: u32,
+    /// One of `ACT_*`.
+    pub action: u32,
+    /// The table of `ACT_TABLE`; the index within this list of `ACT_GOTO`, larger than the rule's own.
+    pub target: u32,
+    /// Suppress a route whose prefix is at most this long; -1 is none.
+    pub suppress_prefixlength: i32,
+    /// `(mark ^ value) & mask == 0`.
+    pub mark: u32,
+    /// See `mark`.
+    pub mark_mask: u32,
+    /// `(addr ^ from) & from_mask == 0`.
+    pub from: AddrWords,
+    /// See `from`.
+    pub from_mask: AddrWords,
+    /// `(addr ^ to) & to_mask == 0`.
+    pub to: AddrWords,
+    /// See `to`.
+    pub to_mask: AddrWords,
+    /// First and last source port.
+    pub sport: [u16; 2],
+    /// First and last destination port.
+    pub dport: [u16; 2],
+    /// `(dsfield ^ value) & mask == 0` on the whole octet: `tos` and `dscp` in one.
+    pub dsfield: u8,
+    /// See `dsfield`.
+    pub dsfield_mask: u8,
+    /// IP protocol.
+    pub ipproto: u8,
+    /// Padding.
+    pub pad: u8,
+    /// Index in `RULE_COUNTERS`.
+    pub counter: u32,
+    /// The value within `Config::mark_bits` that makes the stack take this table at once; 0 where it has none.
+    pub mark_class: u32,
+}
+
+/// `not`: the conjunction is inverted.
+pub const RULE_NOT: u32 = 1 << 0;
+/// `mark` counts.
+pub const RULE_MARK: u32 = 1 << 1;
+/// `from` counts.
+pub const RULE_FROM: u32 = 1 << 2;
+/// `to` counts.
+pub const RULE_TO: u32 = 1 << 3;
+/// `ipproto` counts.
+pub const RULE_IPPROTO: u32 = 1 << 4;
+/// `sport` counts.
+pub const RULE_SPORT: u32 = 1 << 5;
+/// `dport` counts.
+pub const RULE_DPORT: u32 = 1 << 6;
+/// `dsfield` counts.
+pub const RULE_DSFIELD: u32 = 1 << 7;
+/// It looks at something unseen here: a packet that all other selectors leave open is the stack's.
+pub const RULE_UNSEEN: u32 = 1 << 8;
+
+/// Look the destination up in `target`.
+pub const ACT_TABLE: u32 = 1;
+/// Go on at `target`.
+pub const ACT_GOTO: u32 = 2;
+/// Go on with the next rule.
+pub const ACT_NOP: u32 = 3;
+/// Verdict blackhole.
+pub const ACT_BLACKHOLE: u32 = 4;
+/// Verdict unreachable (the kernel answers ENETUNREACH).
+pub const ACT_UNREACHABLE: u32 = 5;
+/// Verdict prohibit.
+pub const ACT_PROHIBIT: u32 = 6;
+/// The stack's alone.
+pub const ACT_UNSEEN: u32 = 7;
+
+/// Key data of `ROUTES4`: prefix length = 32 + that of the route.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct RouteKey4 {
+    /// Table number, big endian, so that it comes whole before the address.
+    pub table: [u8; 4],
+    /// Address, wire order.
+    pub addr: [u8; 4],
+}
+
+/// Key data of `ROUTES6`: prefix length = 32 + that of the route.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct RouteKey6 {
+    /// Table number, big endian.
+    pub table: [u8; 4],
+    /// Address, wire order.
+    pub addr: [u8; 16],
+}
+
+/// What the longest prefix of a table says. Of several routes to a prefix only the one that the kernel takes is there.
+/// Host-local, broadcast, anycast and multicast routes are not in it but in `ADDRS4`, `ADDRS6`, which are looked at first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct RouteEntry {
+    /// One of `ROUTE_*`.
+    pub kind: u8,
+    /// Prefix length, for suppress_prefixlength.
+    pub prefix_len: u8,
+    /// Family of the gateway: 0 none (the destination is the neighbour), 4 or 6.
+    pub via_family: u8,
+    /// With `ROUTE_UNSEEN`: the PassReason.
+    pub reason: u8,
+    /// Outgoing interface index.
+    pub oif: u32,
+    /// The route's own MTU; 0: the device's counts.
+    pub mtu: u32,
+    /// Gateway, of `via_family`.
+    pub via: AddrWords,
+}
+
+/// Send to `via` by `oif`.
+pub const ROUTE_UNICAST: u8 = 1;
+/// Verdict blackhole.
+pub const ROUTE_BLACKHOLE: u8 = 2;
+/// Verdict unreachable.
+pub const ROUTE_UNREACHABLE: u8 = 3;
+/// Verdict prohibit.
+pub const ROUTE_PROHIBIT: u8 = 4;
+/// Go on with the next rule.
+pub const ROUTE_THROW: u8 = 5;
+/// The stack's alone, for `reason`.
+pub const ROUTE_UNSEEN: u8 = 6;
+
+/// Value of `ADDRS4`, `ADDRS6` (LPM tries over addresses, all tables together). The compiler ORs into an entry what its
+/// covering prefixes say, so that the longest match says all.
+pub type AddrFlags = u32;
+/// Some table has a local, broadcast, anycast or multicast route here: as a destination it is the stack's, and so is a
+/// packet with such a source (`fib_validate_source`).
+pub const ADDR_SPECIAL: AddrFlags = 1 << 0;
+/// On the link of one of this host's interfaces: a hairpin from here may draw an ICMP redirect.
+pub const ADDR_ONLINK: AddrFlags = 1 << 1;
+
+/// Key of `NEIGHBOURS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct NeighbourKey {
+    /// Interface index.
+    pub ifindex: u32,
+    /// 4 or 6.
+    pub family: u32,
+    /// The neighbour's address.
+    pub addr: AddrWords,
+}
+
+/// Value of `NEIGHBOURS`. Only usable neighbours are in the map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct NeighbourEntry {
+    /// Hardware address.
+    pub mac: [u8; 6],
+    /// Padding.
+    pub pad: [u8; 2],
+}
+
+/// An entry of `MARKS`, in order: one alternative of a `[[mark]]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct MarkEntry {
+    /// `RULE_*` bits; `RULE_MARK` here is about the mark as the statements before left it.
+    pub flags: u32,
+    /// 4 or 6.
+    pub family: u32,
+    /// Ingress interface index; 0 is any.
+    pub iif: u32,
+    /// Number of the `[[mark]]`: of those with equal numbers the first that matches counts.
+    pub statement: u32,
+    /// Selector.
+    pub mark: u32,
+    /// Selector.
+    pub mark_mask: u32,
+    /// Bits to set.
+    pub set_value: u32,
+    /// Bits to replace.
+    pub set_mask: u32,
+    /// Selector, see [`RuleEntry`].
+    pub from: AddrWords,
+    /// Selector.
+    pub from_mask: AddrWords,
+    /// Selector.
+    pub to: AddrWords,
+    /// Selector.
+    pub to_mask: AddrWords,
+    /// Selector.
+    pub sport: [u16; 2],
+    /// Selector.
+    pub dport: [u16; 2],
+    /// Selector.
+    pub dsfield: u8,
+    /// Selector.
+    pub dsfield_mask: u8,
+    /// Selector.
+    pub ipproto: u8,
+    /// Padding.
+    pub pad: u8,
+}
+
+/// The most `[[mark]]` alternatives that the program follows.
+pub const MAX_MARKS: u32 = 256;
+/// The most whole-mark values of other programs that the program keeps clear of.
+pub const MAX_MARKS_IN_USE: u32 = 64;
+/// The longest list of rules that the program follows for one packet.
+pub const MAX_RULES: u32 = 1 << 17;
+
+/// Value of `RULE_COUNTERS` (per CPU), indexed by [`crate::verdict::Action`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Counter {
+    /// Packets per action.
+    pub packets: [u64; 4],
+    /// Bytes per action, from the IP header on.
+    pub bytes: [u64; 4],
+}
+
+/// Value of `PASS_COUNTERS` (per CPU), indexed by [`crate::verdict::PassReason`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct PassCounter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the IP header on where there is one.
+    pub bytes: u64,
+}
+
+/// The one entry of `DECISION`: what the probe decided about the packet of a test run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Decision {
+    /// [`crate::verdict::Action`].
+    pub action: u8,
+    /// [`crate::verdict::Verdict`].
+    pub verdict: u8,
+    /// [`crate::verdict::PassReason`], with action pass.
+    pub reason: u8,
+    /// 0, 4 or 6: as in [`RouteEntry`].
+    pub via_family: u8,
+    /// Outgoing interface index, 0 where there is none.
+    pub oif: u32,
+    /// The table that decided, 0 where none did.
+    pub table: u32,
+    /// `RuleEntry::counter` of the rule that decided; `u32::MAX` where none did.
+    pub rule: u32,
+    /// The mark after the `[[mark]]` statements and, with action mark, with Wayfork's bits.
+    pub mark: u32,
+    /// The next hop's address.
+    pub via: AddrWords,
+}
+
+/// `Decision::rule` where no rule decided.
+pub const NO_RULE: u32 = u32::MAX;
+
+/// Every type that aya hands to the kernel.
+#[cfg(feature = "user")]
+mod user {
+    macro_rules! pod { ($($name:ident),*) => { $(
+        // SAFETY: repr(C), Copy, 'static, and without padding: bytemuck's derive of Pod proves it.
+        unsafe impl aya::Pod for super::$name {}
+    )* } }
+    pod!(
+        Config,
+        LinkEntry,
+        RuleEntry,
+        RouteKey4,
+        RouteKey6,
+        RouteEntry,
+        NeighbourKey,
+        NeighbourEntry,
+        MarkEntry,
+        Counter,
+        PassCounter,
+        Decision
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::size_of;
+
+    #[test]
+    fn sizes_are_the_abi() {
+        assert_eq!(size_of::<Config>(), 24);
+        assert_eq!(size_of::<LinkEntry>(), 36);
+        assert_eq!(size_of::<RuleEntry>(), 108);
+        assert_eq!(size_of::<RouteKey4>(), 8);
+        assert_eq!(size_of::<RouteKey6>(), 20);
+        assert_eq!(size_of::<RouteEntry>(), 28);
+        assert_eq!(size_of::<NeighbourKey>(), 24);
+        assert_eq!(size_of::<NeighbourEntry>(), 8);
+        assert_eq!(size_of::<MarkEntry>(), 108);
+        assert_eq!(size_of::<Counter>(), 64);
+        assert_eq!(size_of::<PassCounter>(), 16);
+        assert_eq!(size_of::<Decision>(), 36);
+    }
+}

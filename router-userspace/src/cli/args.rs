@@ -1,0 +1,220 @@
+//! The arguments of every command (contract: command line).
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Routes by policy, not by destination alone, on an eBPF fast path that gives the kernel's own verdict.
+#[derive(Debug, Parser)]
+#[command(name = "wayfork", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// One JSON document on standard output (one per line where it streams); failures too.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Work in this network namespace, a name as `ip netns` has it.
+    #[arg(short = 'n', long, global = true, value_name = "NAME")]
+    pub netns: Option<String>,
+    /// More detail on standard error; twice for all.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Only errors on standard error.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// When to use colours.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Which paths carry the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeArg {
+    /// The fast path where this host can run it and it is proven safe, the stack otherwise.
+    Auto,
+    /// The fast path, or an error.
+    Ebpf,
+    /// The mirror alone.
+    Netlink,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Route by the policy until SIGINT or SIGTERM, then take back all that was installed.
+    Run(RunArgs),
+    /// Give the running router a new policy, whole or not at all.
+    Reload(FileArg),
+    /// Parse and validate a policy file; the same answer on every host, no privilege.
+    Check(CheckArgs),
+    /// Show what `run` would change on this host. Changes nothing.
+    Plan(PlanArgs),
+    /// Decide one packet twice, by the fast path and by the kernel, and show why.
+    Explain(ExplainArgs),
+    /// Decide many packets by both paths; status 1 and the smallest counter-example on any disagreement.
+    Compare(CompareArgs),
+    /// The running router: interfaces, rules with counters, reasons for pass.
+    Status,
+    /// Print a policy file equal to what is there.
+    Import(ImportArgs),
+    /// A throw-away lab of network namespaces with real traffic down both paths.
+    Lab(LabArgs),
+}
+
+/// A policy file given as FILE or as --config FILE.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FileArg {
+    /// Policy file; `-` is standard input. Without one, the rules that are already there.
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+    /// The same as FILE.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl FileArg {
+    /// The file, however it was given.
+    pub fn path(&self) -> Option<&PathBuf> {
+        self.file.as_ref().or(self.config.as_ref())
+    }
+}
+
+/// `wayfork run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The policy.
+    #[command(flatten)]
+    pub file: FileArg,
+    /// Overrides the file's mode.
+    #[arg(long, value_enum)]
+    pub mode: Option<ModeArg>,
+    /// Leave the mirror installed at the end.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `wayfork check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Policy file; `-` is standard input.
+    #[arg(value_name = "FILE", required_unless_present = "config", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+    /// The same as FILE.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `wayfork plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The policy.
+    #[command(flatten)]
+    pub file: FileArg,
+    /// Status 1 where something would change.
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+/// `wayfork explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// Destination address.
+    #[arg(value_name = "ADDR")]
+    pub to: IpAddr,
+    /// Interface it comes in by; without it, a packet made on this host.
+    #[arg(long, value_name = "DEV")]
+    pub iif: Option<String>,
+    /// Source address.
+    #[arg(long, value_name = "ADDR")]
+    pub from: Option<IpAddr>,
+    /// Mark, decimal or 0x….
+    #[arg(long, value_name = "N", value_parser = parse_u32, default_value = "0")]
+    pub mark: u32,
+    /// IP protocol by name or number.
+    #[arg(long, value_name = "P")]
+    pub ipproto: Option<String>,
+    /// Source port.
+    #[arg(long, value_name = "N")]
+    pub sport: Option<u16>,
+    /// Destination port.
+    #[arg(long, value_name = "N")]
+    pub dport: Option<u16>,
+    /// DSCP, 0 to 63.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..64))]
+    pub dscp: Option<u8>,
+    /// Try this policy file in a scratch namespace made like this host.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `wayfork compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Try this policy file in a scratch namespace made like this host.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How many packets.
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub packets: u64,
+    /// Seed of the generator; printed, so that a run can be repeated.
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Take the packets from a capture.
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+}
+
+/// `wayfork import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// From where.
+    #[command(subcommand)]
+    pub from: ImportFrom,
+}
+
+/// What to import.
+#[derive(Debug, Subcommand)]
+pub enum ImportFrom {
+    /// What this namespace's kernel has now.
+    Kernel,
+}
+
+/// `wayfork lab`.
+#[derive(Debug, Args)]
+pub struct LabArgs {
+    /// Only this scenario.
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Option<String>,
+    /// List the scenarios.
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// A number, decimal or hexadecimal with `0x`.
+fn parse_u32(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| format!("{error}; give a number such as 5324 or 0x14cc"))
+}

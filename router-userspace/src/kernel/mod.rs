@@ -1,0 +1,133 @@
+//! The only sockets to the kernel: rules, routes, links, addresses, neighbours, settings, route look-ups, nftables.
+//!
+//! Everything acts on the network namespace of the calling thread at the time the socket was opened. Netlink's types stop here.
+
+mod error;
+
+pub use error::{Error, Result};
+
+use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, Settings};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A question to RTM_GETROUTE: where would this packet go?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteQuery {
+    /// Destination.
+    pub to: IpAddr,
+    /// Source; the kernel needs one for a packet that comes in.
+    pub from: Option<IpAddr>,
+    /// Ingress interface index; None asks for a packet made on this host.
+    pub iif: Option<u32>,
+    /// fwmark.
+    pub mark: u32,
+    /// IP protocol; the kernel takes TCP, UDP and ICMP only.
+    pub ipproto: Option<u8>,
+    /// Source port, host byte order.
+    pub sport: Option<u16>,
+    /// Destination port, host byte order.
+    pub dport: Option<u16>,
+    /// DSCP, 6 bits.
+    pub dscp: u8,
+}
+
+/// What the kernel answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteAnswer {
+    /// The verdict. EINVAL is reported as Martian, ENETUNREACH as NoRoute; see [`RouteAnswer::allows`].
+    pub verdict: router_common::verdict::Verdict,
+    /// The error number (positive), 0 where there was a route.
+    pub errno: i32,
+    /// Outgoing interface index, 0 where there is none.
+    pub oif: u32,
+    /// Gateway; None where the destination is on the link.
+    pub via: Option<IpAddr>,
+    /// The table that gave the route, 0 where none did.
+    pub table: u32,
+    /// Preferred source, for a packet made here.
+    pub prefsrc: Option<IpAddr>,
+}
+
+/// What Wayfork asks of the kernel. Implemented over netlink and in memory for tests.
+pub trait Kernel {
+    /// The RPDB of both families, each in the kernel's order.
+    fn rules(&mut self) -> Result<Vec<Rule>>;
+    /// The FIB of both families, all tables, without cloned routes.
+    fn routes(&mut self) -> Result<Vec<Route>>;
+    /// All interfaces, with their settings of both families.
+    fn links(&mut self) -> Result<BTreeMap<u32, Link>>;
+    /// All addresses.
+    fn addresses(&mut self) -> Result<Vec<Address>>;
+    /// The neighbour tables of both families.
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>>;
+    /// Settings of the namespace.
+    fn settings(&mut self) -> Result<Settings>;
+
+    /// Adds a rule exactly as given, `protocol` included, after rules of equal priority. Without NLM_F_EXCL: the kernel's
+    /// comparison ignores `not` and the goto target.
+    fn add_rule(&mut self, rule: &Rule) -> Result<()>;
+    /// Deletes the first rule that the kernel takes for equal (its protocol included).
+    fn delete_rule(&mut self, rule: &Rule) -> Result<()>;
+    /// Adds a route; EEXIST where its slot (table, prefix, tos, metric) is taken. Never replaces.
+    fn add_route(&mut self, route: &Route) -> Result<()>;
+    /// Deletes exactly this route, its protocol included.
+    fn delete_route(&mut self, route: &Route) -> Result<()>;
+
+    /// The digest that the installed table of Wayfork's marks was made from; None where there is no such table.
+    fn mark_chain(&mut self) -> Result<Option<u64>>;
+    /// Replaces Wayfork's own nftables table in one transaction; an empty list removes it. `digest` is stored with it.
+    fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()>;
+
+    /// Where would this packet go? A refusal by the routing decision is an answer, not an error.
+    fn route_get(&mut self, query: &RouteQuery) -> Result<RouteAnswer>;
+    /// Asks the kernel to revalidate a neighbour as if a packet had used it (NTF_USE).
+    fn use_neighbour(&mut self, index: u32, addr: IpAddr) -> Result<()>;
+
+    /// Everything at once.
+    fn host(&mut self) -> Result<Host> {
+        Ok(Host {
+            rules: self.rules()?,
+            routes: self.routes()?,
+            links: self.links()?,
+            addresses: self.addresses()?,
+            neighbours: self.neighbours()?,
+            settings: self.settings()?,
+        })
+    }
+}
+
+impl RouteAnswer {
+    /// Whether the answer can stand for `verdict`: EINVAL is a martian or a blackhole, ENETUNREACH no route or a rule's
+    /// `unreachable`; the kernel does not say which.
+    pub fn allows(&self, verdict: router_common::verdict::Verdict) -> bool {
+        use router_common::verdict::Verdict as V;
+        match self.errno {
+            libc::EINVAL => matches!(verdict, V::Martian | V::Blackhole),
+            libc::ENETUNREACH => matches!(verdict, V::NoRoute | V::Unreachable),
+            _ => verdict == self.verdict,
+        }
+    }
+}
+
+/// What changed in the kernel, as the monitor tells it: enough to know what to read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A rule came or went.
+    Rules(Family),
+    /// A route came or went.
+    Routes,
+    /// An interface, its address or its settings changed.
+    Links,
+    /// A neighbour changed its state or address.
+    Neighbour(Neighbour),
+    /// A neighbour went away.
+    NeighbourGone(u32, IpAddr),
+    /// nftables' rules changed.
+    Nftables,
+    /// xfrm policies changed.
+    Xfrm,
+    /// A traffic-control qdisc or filter changed.
+    TrafficControl,
+    /// The socket lost messages: nothing that was known can be trusted until all is read again.
+    Overrun,
+}

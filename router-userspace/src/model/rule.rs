@@ -1,0 +1,260 @@
+//! Rules of the RPDB, and the rewriting of marks that goes before them.
+
+use super::Family;
+use ipnet::IpNet;
+use std::fmt;
+
+/// An inclusive range of ports, host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+pub struct PortRange {
+    /// First port of the range.
+    pub start: u16,
+    /// Last port of the range.
+    pub end: u16,
+}
+
+/// What a rule looks at. All of it must match (then `not` turns the answer round): `fib_rule_match()` in net/core/fib_rules.c.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Selectors {
+    /// Inverts the whole conjunction (FIB_RULE_INVERT).
+    pub not: bool,
+    /// Ingress interface by name; `lo` means made on this host.
+    pub iif: Option<String>,
+    /// Egress interface by name: of sockets bound to it; a forwarded packet never matches.
+    pub oif: Option<String>,
+    /// Mark value and mask, `(mark ^ value) & mask == 0`; without a mask in the source the mask is 0xffff_ffff.
+    pub fwmark: Option<(u32, u32)>,
+    /// Source prefix. None is every source.
+    pub from: Option<IpNet>,
+    /// Destination prefix. None is every destination.
+    pub to: Option<IpNet>,
+    /// The old TOS selector (the whole octet as `ip rule` shows it). 0 is none.
+    pub tos: u8,
+    /// DSCP value and mask, 6 bits each (6.13 and later).
+    pub dscp: Option<(u8, u8)>,
+    /// IP protocol number.
+    pub ipproto: Option<u8>,
+    /// Source ports.
+    pub sport: Option<PortRange>,
+    /// Destination ports.
+    pub dport: Option<PortRange>,
+    /// Inclusive range of user ids.
+    pub uidrange: Option<(u32, u32)>,
+    /// The packet belongs to a VRF (FRA_L3MDEV).
+    pub l3mdev: bool,
+    /// Tunnel key of light-weight tunnels, host byte order.
+    pub tun_id: Option<u64>,
+    /// Selectors the kernel reported that this version does not know, by name or attribute number.
+    /// A rule that has any cannot be decided outside the kernel.
+    pub unknown: Vec<String>,
+}
+
+/// What a matching rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RuleAction {
+    /// Look the destination up in this table (FR_ACT_TO_TBL). 0 is the table of the VRF for `l3mdev`.
+    Table(u32),
+    /// Go on at the first rule of this priority (FR_ACT_GOTO).
+    Goto(u32),
+    /// Do nothing (FR_ACT_NOP).
+    Nop,
+    /// Drop silently (FR_ACT_BLACKHOLE).
+    Blackhole,
+    /// Answer "network unreachable" (FR_ACT_UNREACHABLE).
+    Unreachable,
+    /// Answer "administratively prohibited" (FR_ACT_PROHIBIT).
+    Prohibit,
+    /// An action this version does not know.
+    Unknown(u8),
+}
+
+/// One rule of one family, as `ip rule` shows it. The order in a list is the kernel's order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Rule {
+    /// The family whose list holds it.
+    pub family: Family,
+    /// Lower goes first; equal priorities keep the order in which they were added.
+    pub priority: u32,
+    /// What it matches.
+    pub selectors: Selectors,
+    /// What it does.
+    pub action: RuleAction,
+    /// Drop a found route whose prefix length is at most this.
+    pub suppress_prefixlength: Option<u32>,
+    /// Drop a found route whose device is in this interface group.
+    pub suppress_ifgroup: Option<u32>,
+    /// FRA_PROTOCOL: who installed it (rt_protos). [`super::OWN_PROTOCOL`] is Wayfork's.
+    pub protocol: u8,
+}
+
+impl Rule {
+    /// A rule that matches everything and looks `table` up, owned by Wayfork.
+    pub fn lookup(family: Family, priority: u32, table: u32) -> Self {
+        Rule {
+            family,
+            priority,
+            selectors: Selectors::default(),
+            action: RuleAction::Table(table),
+            suppress_prefixlength: None,
+            suppress_ifgroup: None,
+            protocol: super::OWN_PROTOCOL,
+        }
+    }
+
+    /// Whether two rules decide alike wherever they stand: everything but the owner is equal.
+    pub fn same_rule(&self, other: &Rule) -> bool {
+        self.family == other.family
+            && self.priority == other.priority
+            && self.selectors == other.selectors
+            && self.action == other.action
+            && self.suppress_prefixlength == other.suppress_prefixlength
+            && self.suppress_ifgroup == other.suppress_ifgroup
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.start == self.end { write!(f, "{}", self.start) } else { write!(f, "{}-{}", self.start, self.end) }
+    }
+}
+
+/// A mark or its mask as iproute2 writes it: hexadecimal, the mask only where it is not full.
+fn write_mark(f: &mut fmt::Formatter<'_>, (value, mask): (u32, u32)) -> fmt::Result {
+    write!(f, " fwmark {value:#x}")?;
+    if mask != u32::MAX {
+        write!(f, "/{mask:#x}")?
+    }
+    Ok(())
+}
+
+impl fmt::Display for Selectors {
+    /// The selectors in iproute2's words, e.g. `not from 10.0.0.0/8 fwmark 0x14cc iif eth1`. `from all` when there is no source.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.not {
+            f.write_str("not ")?
+        }
+        match self.from {
+            Some(net) => write!(f, "from {net}")?,
+            None => f.write_str("from all")?,
+        }
+        if let Some(net) = self.to {
+            write!(f, " to {net}")?
+        }
+        if self.tos != 0 {
+            write!(f, " tos {:#x}", self.tos)?
+        }
+        if let Some(mark) = self.fwmark {
+            write_mark(f, mark)?
+        }
+        if let Some(iif) = &self.iif {
+            write!(f, " iif {iif}")?
+        }
+        if let Some(oif) = &self.oif {
+            write!(f, " oif {oif}")?
+        }
+        if self.l3mdev {
+            f.write_str(" l3mdev")?
+        }
+        if let Some((lo, hi)) = self.uidrange {
+            write!(f, " uidrange {lo}-{hi}")?
+        }
+        if let Some(proto) = self.ipproto {
+            write!(f, " ipproto {proto}")?
+        }
+        if let Some(ports) = self.sport {
+            write!(f, " sport {ports}")?
+        }
+        if let Some(ports) = self.dport {
+            write!(f, " dport {ports}")?
+        }
+        if let Some(id) = self.tun_id {
+            write!(f, " tun_id {id}")?
+        }
+        if let Some((value, mask)) = self.dscp {
+            write!(f, " dscp {value}")?;
+            if mask != 0x3f {
+                write!(f, "/{mask:#x}")?
+            }
+        }
+        for unknown in &self.unknown {
+            write!(f, " {unknown}")?
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RuleAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RuleAction::Table(table) => match *table {
+                super::TABLE_LOCAL => f.write_str("lookup local"),
+                super::TABLE_MAIN => f.write_str("lookup main"),
+                super::TABLE_DEFAULT => f.write_str("lookup default"),
+                table => write!(f, "lookup {table}"),
+            },
+            RuleAction::Goto(target) => write!(f, "goto {target}"),
+            RuleAction::Nop => f.write_str("nop"),
+            RuleAction::Blackhole => f.write_str("blackhole"),
+            RuleAction::Unreachable => f.write_str("unreachable"),
+            RuleAction::Prohibit => f.write_str("prohibit"),
+            RuleAction::Unknown(action) => write!(f, "action {action}"),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    /// As `ip rule add` takes it, without family and protocol: `priority 1000 from all iif eth1 lookup 111`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "priority {} {} {}", self.priority, self.selectors, self.action)?;
+        if let Some(len) = self.suppress_prefixlength {
+            write!(f, " suppress_prefixlength {len}")?
+        }
+        if let Some(group) = self.suppress_ifgroup {
+            write!(f, " suppress_ifgroup {group}")?
+        }
+        Ok(())
+    }
+}
+
+/// The rules, a line each, as [`Rule`] displays them; for messages and tests.
+pub fn display_rules(rules: &[Rule]) -> String {
+    rules.iter().map(|rule| format!("{} {rule}\n", rule.family)).collect()
+}
+
+/// What one `[[mark]]` looks at: one value of each selector. All must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MarkSelectors {
+    /// Ingress interface by name.
+    pub iif: Option<String>,
+    /// Mark before the rewrite: `(mark ^ value) & mask == 0`.
+    pub fwmark: Option<(u32, u32)>,
+    /// Source prefix.
+    pub from: Option<IpNet>,
+    /// Destination prefix.
+    pub to: Option<IpNet>,
+    /// IP protocol number.
+    pub ipproto: Option<u8>,
+    /// Source ports.
+    pub sport: Option<PortRange>,
+    /// Destination ports.
+    pub dport: Option<PortRange>,
+    /// DSCP, 6 bits.
+    pub dscp: Option<u8>,
+}
+
+/// One alternative of a `[[mark]]`: `mark & !mask | value` where everything matches. Applied in order, each to what the one before left.
+///
+/// The alternatives of one `[[mark]]` share `statement`: the first that matches is the only one of them that is applied.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MarkRule {
+    /// The family; a `[[mark]]` that names none becomes two.
+    pub family: Family,
+    /// Which `[[mark]]` of the file this belongs to, from 0.
+    pub statement: u32,
+    /// What it matches.
+    pub selectors: MarkSelectors,
+    /// The bits to set, within `mask`.
+    pub value: u32,
+    /// The bits to replace.
+    pub mask: u32,
+}
