@@ -1,1 +1,81 @@
-fn main() {}
+//! `cargo xtask`: builds, runs, tests and checks Wayfork, and gets by itself what that needs.
+
+mod build;
+mod elf;
+mod lint;
+mod place;
+mod privilege;
+mod run;
+mod step;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs, tests and checks Wayfork.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or get a compiler for BPF and a bpf-linker that fits it, and say which way was taken
+    Toolchain {
+        /// Try this way alone
+        #[arg(long, value_enum)]
+        way: Option<toolchain::Way>,
+    },
+    /// Build target/release/wayfork, the eBPF object inside
+    Build {
+        /// Build target/debug/wayfork instead; the eBPF object is optimised either way
+        #[arg(long)]
+        debug: bool,
+        /// Stop after the eBPF object, target/ebpf/router-ebpf
+        #[arg(long)]
+        ebpf_only: bool,
+    },
+    /// Build, then run `wayfork ARGS`, or `wayfork lab` where there are none
+    Run {
+        /// What `wayfork` is given
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
+    /// Build, then run every test, the privileged ones included
+    Test {
+        /// What each test binary is given: a part of a test's name, --nocapture …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
+    /// Check formatting, clippy's warnings and the architecture
+    Lint,
+    /// Check what a program can check of the architecture
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Toolchain { way } => toolchain::command(way),
+        Task::Build { debug, ebpf_only } => build::command(debug, ebpf_only),
+        Task::Run { args } => run::command(&args),
+        Task::Test { args } => test::command(&args),
+        Task::Lint => lint::command(),
+        Task::Tidy => tidy::command(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

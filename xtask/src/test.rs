@@ -1,0 +1,196 @@
+//! `cargo xtask test`: every test, and one line with the sum.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead as _, BufReader},
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    build,
+    place::in_ci,
+    privilege::{self, Privilege},
+};
+
+/// The package whose tests need the kernel's networking.
+const PRIVILEGED: &str = "wayfork-tests";
+
+/// `cargo xtask test [-- ARGS]`.
+pub fn command(args: &[OsString]) -> Result<ExitCode> {
+    build::object()?;
+    let mut sum = Sum::default();
+
+    // The eBPF crate has nothing that runs on the host.
+    run(
+        &[
+            "--workspace",
+            "--exclude",
+            "router-ebpf",
+            "--exclude",
+            PRIVILEGED,
+        ],
+        None,
+        args,
+        &mut sum,
+    )?;
+
+    let of_kernel = &["--package", PRIVILEGED];
+    let privilege = privilege::find();
+    match privilege {
+        Privilege::Own => run(of_kernel, None, args, &mut sum)?,
+        Privilege::Sudo => run(of_kernel, Some("sudo -E"), args, &mut sum)?,
+        Privilege::None(why) => {
+            let left_out = count(of_kernel)?;
+            sum.skipped += left_out;
+            eprintln!("\nLEFT OUT: all {left_out} tests of {PRIVILEGED}, since {why}.");
+            eprintln!(
+                "They run packets through network namespaces. Run `cargo xtask test` as root, or where sudo works.\n"
+            );
+        }
+    }
+
+    println!("{}", sum.line());
+    // What nobody reads may not pass with the half that matters left out.
+    let hollow = in_ci() && matches!(privilege, Privilege::None(_));
+    Ok(if sum.failed > 0 || hollow {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn run(packages: &[&str], runner: Option<&str>, args: &[OsString], sum: &mut Sum) -> Result<()> {
+    let mut cargo = cargo_test(packages, runner);
+    cargo.arg("--").args(args);
+    let mut child = cargo
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo test")?;
+    let output = child.stdout.take().context("cargo test has no output")?;
+    let mut here = Sum::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line.context("cannot read what cargo test prints")?)
+            .into_owned();
+        println!("{line}");
+        here.add(&line);
+    }
+    let status = child.wait().context("lost cargo test")?;
+    if !status.success() && here.failed == 0 {
+        // A test that does not compile, or a test program that died, prints no result; it has failed all the same.
+        eprintln!(
+            "cargo test failed ({status}) without a failed test: see above what did not build or died"
+        );
+        here.failed = 1;
+    }
+    sum.passed += here.passed;
+    sum.failed += here.failed;
+    sum.skipped += here.skipped;
+    Ok(())
+}
+
+fn cargo_test(packages: &[&str], runner: Option<&str>) -> Command {
+    let mut cargo = build::cargo("test");
+    cargo.args(packages).arg("--no-fail-fast");
+    if let Some(runner) = runner {
+        // Only the test programs run through it: cargo and what it writes stay the user's.
+        cargo.args([
+            "--config",
+            &format!("target.'cfg(all())'.runner = '{runner}'"),
+        ]);
+    }
+    cargo
+}
+
+/// How many tests there are, without running one.
+fn count(packages: &[&str]) -> Result<u64> {
+    let mut cargo = cargo_test(packages, None);
+    let output = cargo
+        .args(["--", "--list"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo test")?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| line.ends_with(": test"))
+        .count() as u64)
+}
+
+/// What the test programs say of themselves, added up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sum {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Sum {
+    /// Adds a line like `test result: ok. 5 passed; 0 failed; 1 ignored; …`; other lines count nothing.
+    fn add(&mut self, line: &str) {
+        let Some(counts) = line
+            .strip_prefix("test result: ")
+            .and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for part in counts.1.split("; ") {
+            let Some((number, what)) = part.split_once(' ') else {
+                continue;
+            };
+            let Ok(number) = number.parse::<u64>() else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+
+    fn line(&self) -> String {
+        let skipped = if self.skipped > 0 {
+            format!(", {} skipped", self.skipped)
+        } else {
+            String::new()
+        };
+        format!("{} passed, {} failed{skipped}", self.passed, self.failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adds_up_what_test_programs_print() {
+        let mut sum = Sum::default();
+        sum.add("test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s");
+        sum.add("test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.01s");
+        sum.add("test parse::ok ... ok");
+        assert_eq!(
+            sum,
+            Sum {
+                passed: 7,
+                failed: 3,
+                skipped: 1
+            }
+        );
+        assert_eq!(sum.line(), "7 passed, 3 failed, 1 skipped");
+    }
+
+    #[test]
+    fn says_nothing_of_skipped_tests_where_there_are_none() {
+        assert_eq!(
+            Sum {
+                passed: 1,
+                failed: 0,
+                skipped: 0
+            }
+            .line(),
+            "1 passed, 0 failed"
+        );
+    }
+}
