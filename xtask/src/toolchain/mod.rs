@@ -72,11 +72,13 @@ impl Toolchain {
     }
 }
 
-/// `cargo xtask toolchain`: looks anew, and says what was found.
+/// `cargo xtask toolchain`: looks anew, says what was found, and notes it down for the builds to come.
 pub fn command(way: Option<Way>) -> Result<ExitCode> {
     let cache = Cache::open()?;
     let _lock = cache.lock()?;
-    let found = find(&cache, way.or(wanted()?))?;
+    let wanted = wanted()?;
+    let found = find(&cache, way.or(wanted))?;
+    record::save(&cache, wanted, &found)?;
     println!("compiler  {}", found.compiler.account(found.way));
     println!("          {}", found.compiler.rustc.display());
     println!("linker    {}", found.linker.display());
@@ -97,6 +99,7 @@ pub fn get() -> Result<Toolchain> {
         return Ok(known);
     }
     let found = find(&cache, wanted)?;
+    record::save(&cache, wanted, &found)?;
     eprintln!("eBPF compiler: {}", found.compiler.account(found.way));
     Ok(found)
 }
@@ -114,7 +117,7 @@ fn wanted() -> Result<Option<Way>> {
     Ok(Some(way))
 }
 
-/// Tries each way, or the one wanted, until a program has been built, and notes down which. Needs the cache's lock.
+/// Tries each way, or the one wanted, until a program has been built. Needs the cache's lock.
 fn find(cache: &Cache, wanted: Option<Way>) -> Result<Toolchain> {
     let ways: Vec<Way> = Way::value_variants()
         .iter()
@@ -128,7 +131,6 @@ fn find(cache: &Cache, wanted: Option<Way>) -> Result<Toolchain> {
                 for reason in &reasons {
                     eprintln!("note: {reason}");
                 }
-                record::save(cache, &found)?;
                 return Ok(found);
             }
             Err(error) => reasons.push(format!("{}: {error:#}", way.name())),
