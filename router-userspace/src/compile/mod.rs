@@ -1,7 +1,20 @@
 //! The model, compiled into what the maps of the fast path hold. Pure: no kernel, no eBPF loader.
 
+mod links;
+mod routes;
+mod rules;
+mod slots;
+#[cfg(test)]
+mod tests;
+pub mod words;
+
+pub use links::{neighbour, neighbour_key};
+pub use slots::CounterSlots;
+
+use crate::model::{Family, Host, MarkRule};
 use router_common::layout::{
-    AddrFlags, LinkEntry, MarkEntry, NeighbourEntry, NeighbourKey, RouteEntry, RouteKey4, RouteKey6, RuleEntry,
+    AddrFlags, LinkEntry, MAX_MARKS, MAX_MARKS_IN_USE, MAX_RULES, MarkEntry, NeighbourEntry, NeighbourKey, RULE_DPORT,
+    RULE_IPPROTO, RULE_SPORT, RouteEntry, RouteKey4, RouteKey6, RuleEntry,
 };
 use std::collections::BTreeMap;
 
@@ -32,4 +45,75 @@ pub struct Generation {
     pub needs_ports: bool,
     /// The rule id behind each `RuleEntry::counter`; None where the slot is free.
     pub counters: Vec<Option<String>>,
+}
+
+/// What the compiler is told beside the host's state.
+#[derive(Clone, Debug, Default)]
+pub struct Input {
+    /// What may be done on each interface where the program is (to be) attached: `MAY_*` by interface index. Others pass.
+    pub may: BTreeMap<u32, u8>,
+    /// The file's `[[mark]]` alternatives, in order.
+    pub marks: Vec<MarkRule>,
+    /// The bits that the program may write; 0 for none.
+    pub mark_bits: u32,
+    /// The value within `mark_bits` for which the mirror holds a rule to each table.
+    pub mark_classes: BTreeMap<u32, u32>,
+    /// Whole marks that other programs look for.
+    pub marks_in_use: Vec<u32>,
+}
+
+/// What does not fit the fast path; the stack carries the traffic then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooLarge {
+    /// A rule list.
+    #[error("{0} rules meet packets of one interface; the fast path follows {MAX_RULES} at most")]
+    Rules(usize),
+    /// Marks.
+    #[error("{0} alternatives in [[mark]]; the fast path follows {MAX_MARKS} at most: use fewer, wider selectors")]
+    Marks(usize),
+    /// Whole marks.
+    #[error(
+        "{0} rules of other programs look for a whole fwmark; the fast path keeps clear of {MAX_MARKS_IN_USE} at most"
+    )]
+    MarksInUse(usize),
+}
+
+/// Compiles what the host has now into one generation of the maps.
+///
+/// `slots` carries the counters' places from one generation to the next.
+pub fn compile(host: &Host, input: &Input, slots: &mut CounterSlots) -> Result<Generation, TooLarge> {
+    let mut generation =
+        Generation { mark_bits: input.mark_bits, marks_in_use: input.marks_in_use.clone(), ..Generation::default() };
+    if input.marks_in_use.len() > MAX_MARKS_IN_USE as usize {
+        return Err(TooLarge::MarksInUse(input.marks_in_use.len()));
+    }
+    generation.marks = input.marks.iter().filter_map(|mark| links::mark(host, mark)).collect();
+    if generation.marks.len() > MAX_MARKS as usize {
+        return Err(TooLarge::Marks(generation.marks.len()));
+    }
+    let [tables4, tables6] = routes::compile(host, &mut generation);
+    let context4 = rules::RuleContext::new(host, Family::Ipv4, &tables4, &input.mark_classes, slots);
+    let context6 = rules::RuleContext::new(host, Family::Ipv6, &tables6, &input.mark_classes, slots);
+    let mut lists = rules::RuleLists::default();
+    for link in host.links.values() {
+        let mut entry = links::entry(host, link);
+        if let Some(may) = input.may.get(&link.index) {
+            entry.may = *may;
+            for (context, place) in [(&context4, &mut entry.rules4), (&context6, &mut entry.rules6)] {
+                let list = context.list(link);
+                if list.len() > MAX_RULES as usize {
+                    return Err(TooLarge::Rules(list.len()));
+                }
+                *place = lists.add(list);
+            }
+        }
+        generation.links.insert(link.index, entry);
+    }
+    generation.rules = lists.entries;
+    generation.neighbours = host.neighbours.iter().filter_map(neighbour).collect();
+    const L4: u32 = RULE_IPPROTO | RULE_SPORT | RULE_DPORT;
+    generation.needs_ports = generation.rules.iter().any(|rule| rule.flags & L4 != 0)
+        || generation.marks.iter().any(|mark| mark.flags & L4 != 0);
+    generation.counters = slots.finish();
+    Ok(generation)
 }

@@ -1,0 +1,116 @@
+//! Interfaces, neighbours and marks.
+
+use super::words;
+use crate::model::{Family, Host, Link, MarkRule, Neighbour};
+use router_common::layout::{
+    LINK_EGRESS, LINK_ETHERNET, LINK_FORWARDS4, LINK_FORWARDS6, LINK_READS_MARK, LINK_REDIRECTS4, LinkEntry, MarkEntry,
+    NeighbourEntry, NeighbourKey, RULE_DPORT, RULE_DSFIELD, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_SPORT, RULE_TO,
+};
+
+/// ARPHRD_ETHER.
+const ARPHRD_ETHER: u16 = 1;
+/// ARPHRD_NONE.
+const ARPHRD_NONE: u16 = 65534;
+/// The largest IP packet (IP_MAX_MTU is 0xffff; IPv6 payloads longer than this are jumbograms).
+const MAX_MTU: u32 = 0xffff;
+
+/// Everything about an interface but its rules and what may be done there.
+pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
+    let mut entry: LinkEntry = bytemuck::Zeroable::zeroed();
+    let ethernet = link.arphrd == ARPHRD_ETHER;
+    if ethernet && let Some(mac) = link.mac {
+        entry.flags |= LINK_ETHERNET;
+        entry.mac = mac;
+    }
+    if link.up && can_transmit(link) {
+        entry.flags |= LINK_EGRESS;
+    }
+    if host.forwards(link, Family::Ipv4) {
+        entry.flags |= LINK_FORWARDS4;
+    }
+    if host.forwards(link, Family::Ipv6) {
+        entry.flags |= LINK_FORWARDS6;
+    }
+    if host.send_redirects(link) {
+        entry.flags |= LINK_REDIRECTS4;
+    }
+    if matches!(link.kind.as_str(), "vxlan" | "geneve") {
+        entry.flags |= LINK_READS_MARK;
+    }
+    entry.mtu4 = link.mtu.min(MAX_MTU);
+    // `ip6_dst_mtu_maybe_forward` takes the interface's IPv6 MTU. Without IPv6 nothing fits.
+    entry.mtu6 = match link.v6 {
+        conf if conf.disabled => 0,
+        conf if conf.mtu > 0 => conf.mtu.min(MAX_MTU),
+        _ => link.mtu.min(MAX_MTU),
+    };
+    entry
+}
+
+/// Whether a packet without a route attached can be given to the device: Ethernet devices take any frame; of those without a
+/// link-layer header only these decide by the packet alone. Tunnels such as xfrm, vti, ipip look at `skb_dst`.
+fn can_transmit(link: &Link) -> bool {
+    match link.arphrd {
+        ARPHRD_ETHER => link.mac.is_some() && link.kind != "vrf",
+        ARPHRD_NONE => matches!(link.kind.as_str(), "tun" | "wireguard"),
+        _ => false,
+    }
+}
+
+/// Key and value of a neighbour; None where it must not be used.
+pub fn neighbour(neighbour: &Neighbour) -> Option<(NeighbourKey, NeighbourEntry)> {
+    let mac = neighbour.mac.filter(|_| neighbour.state.is_usable())?;
+    Some((neighbour_key(neighbour.index, neighbour.addr), NeighbourEntry { mac, pad: [0; 2] }))
+}
+
+/// The key of a neighbour.
+pub fn neighbour_key(ifindex: u32, addr: std::net::IpAddr) -> NeighbourKey {
+    NeighbourKey { ifindex, family: if addr.is_ipv4() { 4 } else { 6 }, addr: words::addr(addr) }
+}
+
+/// One alternative of a `[[mark]]`; None where its interface is not there, so that it matches nothing.
+pub(super) fn mark(host: &Host, mark: &MarkRule) -> Option<MarkEntry> {
+    let selectors = &mark.selectors;
+    let mut entry: MarkEntry = bytemuck::Zeroable::zeroed();
+    entry.family = match mark.family {
+        Family::Ipv4 => 4,
+        Family::Ipv6 => 6,
+    };
+    if let Some(name) = &selectors.iif {
+        entry.iif = host.link(name)?.index;
+    }
+    entry.statement = mark.statement;
+    entry.set_value = mark.value;
+    entry.set_mask = mark.mask;
+    if let Some((value, mask)) = selectors.fwmark {
+        entry.flags |= RULE_MARK;
+        entry.mark = value;
+        entry.mark_mask = mask;
+    }
+    if let Some(net) = selectors.from {
+        entry.flags |= RULE_FROM;
+        (entry.from, entry.from_mask) = words::prefix(net);
+    }
+    if let Some(net) = selectors.to {
+        entry.flags |= RULE_TO;
+        (entry.to, entry.to_mask) = words::prefix(net);
+    }
+    if let Some(proto) = selectors.ipproto {
+        entry.flags |= RULE_IPPROTO;
+        entry.ipproto = proto;
+    }
+    if let Some(ports) = selectors.sport {
+        entry.flags |= RULE_SPORT;
+        entry.sport = [ports.start, ports.end];
+    }
+    if let Some(ports) = selectors.dport {
+        entry.flags |= RULE_DPORT;
+        entry.dport = [ports.start, ports.end];
+    }
+    if let Some(dscp) = selectors.dscp {
+        entry.flags |= RULE_DSFIELD;
+        entry.dsfield = dscp << 2;
+        entry.dsfield_mask = 0xfc;
+    }
+    Some(entry)
+}

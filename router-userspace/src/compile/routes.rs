@@ -1,0 +1,133 @@
+//! Routes: for each prefix of each table the one route that the kernel takes, or the reason to leave it to the stack.
+
+use super::{Generation, words};
+use crate::model::{Family, Host, NextHop, Route, RouteKind};
+use router_common::layout::{
+    ADDR_ONLINK, ADDR_SPECIAL, AddrFlags, ROUTE_BLACKHOLE, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST,
+    ROUTE_UNREACHABLE, ROUTE_UNSEEN, RouteEntry, RouteKey4, RouteKey6,
+};
+use router_common::verdict::PassReason;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// RT_SCOPE_LINK (include/uapi/linux/rtnetlink.h).
+const SCOPE_LINK: u8 = 253;
+
+/// Whether the kernel delivers such a route's packets here, or floods them: never forwarded by the program.
+fn is_special(kind: RouteKind) -> bool {
+    matches!(
+        kind,
+        RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast | RouteKind::Unknown(_)
+    )
+}
+
+/// Fills the tries; returns the tables that hold a route, for each family.
+pub(super) fn compile(host: &Host, generation: &mut Generation) -> [BTreeSet<u32>; 2] {
+    let mut groups: BTreeMap<(Family, u32, ipnet::IpNet), Vec<&Route>> = BTreeMap::new();
+    let mut addrs: BTreeMap<ipnet::IpNet, AddrFlags> = BTreeMap::new();
+    for route in &host.routes {
+        if is_special(route.kind) {
+            *addrs.entry(route.dst.trunc()).or_default() |= ADDR_SPECIAL;
+            continue;
+        }
+        let on_link = route.nexthops.iter().any(|hop| hop.via.is_none() && hop.dev != 0);
+        if route.kind == RouteKind::Unicast && on_link && (route.family == Family::Ipv6 || route.scope >= SCOPE_LINK) {
+            *addrs.entry(route.dst.trunc()).or_default() |= ADDR_ONLINK;
+        }
+        groups.entry((route.family, route.table, route.dst.trunc())).or_default().push(route);
+    }
+    let mut tables = [BTreeSet::new(), BTreeSet::new()];
+    for ((family, table, dst), routes) in groups {
+        let Some(entry) = select(host, family, routes) else { continue };
+        tables[usize::from(family == Family::Ipv6)].insert(table);
+        let prefix = 32 + u32::from(dst.prefix_len());
+        let table = table.to_be_bytes();
+        match dst.network() {
+            IpAddr::V4(addr) => {
+                generation.routes4.insert((prefix, RouteKey4 { table, addr: addr.octets() }), entry);
+            }
+            IpAddr::V6(addr) => {
+                generation.routes6.insert((prefix, RouteKey6 { table, addr: addr.octets() }), entry);
+            }
+        }
+    }
+    for (net, flags) in inherit(&addrs) {
+        let prefix = u32::from(net.prefix_len());
+        match net.network() {
+            IpAddr::V4(addr) => generation.addrs4.insert((prefix, addr.octets()), flags),
+            IpAddr::V6(addr) => generation.addrs6.insert((prefix, addr.octets()), flags),
+        };
+    }
+    tables
+}
+
+/// Gives every prefix what its covering prefixes say.
+fn inherit(addrs: &BTreeMap<ipnet::IpNet, AddrFlags>) -> BTreeMap<ipnet::IpNet, AddrFlags> {
+    addrs
+        .iter()
+        .map(|(net, own)| {
+            let covering = std::iter::successors(net.supernet(), ipnet::IpNet::supernet);
+            let flags = covering.fold(*own, |flags, wider| flags | addrs.get(&wider).copied().unwrap_or(0));
+            (*net, flags)
+        })
+        .collect()
+}
+
+/// Whether the kernel would use this next hop at all (`fib_lookup_good_nhc`, `find_match`).
+fn usable(hop: &NextHop) -> bool {
+    !hop.dead
+}
+
+/// The route to one prefix of one table: the lowest metric that is usable. None where none is: the look-up goes on with
+/// the next shorter prefix (`fib_table_lookup` backtracks, `fib6_table_lookup` does).
+fn select(host: &Host, family: Family, mut routes: Vec<&Route>) -> Option<RouteEntry> {
+    let unseen = |route: &Route, reason: PassReason| {
+        let mut entry = entry_of(ROUTE_UNSEEN, route);
+        entry.reason = reason as u8;
+        Some(entry)
+    };
+    if let Some(route) = routes.iter().find(|route| route.tos != 0 || route.src.is_some_and(|net| net.prefix_len() > 0))
+    {
+        return unseen(route, PassReason::RouteKind);
+    }
+    // Stable: equal metrics keep the kernel's order.
+    routes.sort_by_key(|route| route.metric);
+    let position =
+        routes.iter().position(|route| route.kind != RouteKind::Unicast || route.nexthops.iter().any(usable))?;
+    let route = routes[position];
+    // IPv6 keeps several routes of one metric and chooses among them (`find_rr_leaf`).
+    let rival = routes.get(position + 1).is_some_and(|next| family == Family::Ipv6 && next.metric == route.metric);
+    let kind = match route.kind {
+        RouteKind::Unicast => ROUTE_UNICAST,
+        RouteKind::Blackhole => ROUTE_BLACKHOLE,
+        RouteKind::Unreachable => ROUTE_UNREACHABLE,
+        RouteKind::Prohibit => ROUTE_PROHIBIT,
+        RouteKind::Throw => ROUTE_THROW,
+        _ => return unseen(route, PassReason::RouteKind),
+    };
+    if rival || route.nexthops.len() > 1 {
+        return unseen(route, PassReason::Multipath);
+    }
+    let mut entry = entry_of(kind, route);
+    if kind != ROUTE_UNICAST {
+        return Some(entry);
+    }
+    let Some(hop) = route.nexthops.first() else { return unseen(route, PassReason::RouteKind) };
+    if hop.encap || hop.dev == 0 {
+        return unseen(route, PassReason::RouteKind);
+    }
+    if hop.linkdown || !host.links.contains_key(&hop.dev) {
+        return unseen(route, PassReason::EgressInterface);
+    }
+    entry.oif = hop.dev;
+    entry.mtu = route.mtu.unwrap_or(0);
+    if let Some(via) = hop.via {
+        entry.via_family = if via.is_ipv4() { 4 } else { 6 };
+        entry.via = words::addr(via);
+    }
+    Some(entry)
+}
+
+fn entry_of(kind: u8, route: &Route) -> RouteEntry {
+    RouteEntry { kind, prefix_len: route.dst.prefix_len(), ..bytemuck::Zeroable::zeroed() }
+}

@@ -1,0 +1,197 @@
+//! Rule lists, one per ingress interface: what is known of the interface beforehand is decided here, once.
+
+use super::slots::CounterSlots;
+use super::words;
+use crate::model::{Family, Host, Link, Rule, RuleAction};
+use router_common::layout::{
+    ACT_BLACKHOLE, ACT_GOTO, ACT_NOP, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, RULE_DPORT, RULE_DSFIELD,
+    RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_SPORT, RULE_TO, RULE_UNSEEN, RuleEntry,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// All lists, concatenated; equal lists are stored once.
+#[derive(Default)]
+pub(super) struct RuleLists {
+    pub entries: Vec<RuleEntry>,
+    known: HashMap<Vec<u8>, [u32; 2]>,
+}
+
+impl RuleLists {
+    /// Stores a list and says where: first entry and length.
+    pub fn add(&mut self, list: Vec<RuleEntry>) -> [u32; 2] {
+        let key = bytemuck::cast_slice::<RuleEntry, u8>(&list).to_vec();
+        *self.known.entry(key).or_insert_with(|| {
+            let place = [self.entries.len() as u32, list.len() as u32];
+            self.entries.extend(list);
+            place
+        })
+    }
+}
+
+/// What the compiler knows of the rules of one family apart from the ingress interface.
+pub(super) struct RuleContext<'a> {
+    pub host: &'a Host,
+    pub rules: Vec<&'a Rule>,
+    /// The counter of each rule.
+    pub counters: Vec<u32>,
+    /// Tables that hold a route the program looks up. A rule to any other table never gives one.
+    pub tables: &'a BTreeSet<u32>,
+    /// Table to mark class.
+    pub classes: &'a BTreeMap<u32, u32>,
+}
+
+impl<'a> RuleContext<'a> {
+    /// The rules of one family, in the kernel's order, with a counter each.
+    pub fn new(
+        host: &'a Host,
+        family: Family,
+        tables: &'a BTreeSet<u32>,
+        classes: &'a BTreeMap<u32, u32>,
+        slots: &mut CounterSlots,
+    ) -> Self {
+        let rules: Vec<&Rule> = host.rules_of(family).collect();
+        let owned: Vec<Rule> = rules.iter().map(|rule| (*rule).clone()).collect();
+        let counters = crate::model::rule_ids(&owned).into_iter().map(|id| slots.slot(id)).collect();
+        RuleContext { host, rules, counters, tables, classes }
+    }
+
+    /// The list that a packet from `link` meets.
+    pub fn list(&self, link: &Link) -> Vec<RuleEntry> {
+        let mut list = Vec::new();
+        // Where each rule, or the next one that is left, stands in the list.
+        let mut place = Vec::with_capacity(self.rules.len());
+        let mut gotos = Vec::new();
+        for (index, rule) in self.rules.iter().enumerate() {
+            place.push(list.len() as u32);
+            let Some(mut entry) = residual(rule, link, self.host) else { continue };
+            match rule.action {
+                RuleAction::Table(0) | RuleAction::Unknown(_) => entry.action = ACT_UNSEEN,
+                RuleAction::Table(table) => {
+                    if !self.tables.contains(&table) {
+                        continue;
+                    }
+                    entry.action = ACT_TABLE;
+                    entry.target = table;
+                    entry.mark_class = self.classes.get(&table).copied().unwrap_or(0);
+                }
+                RuleAction::Goto(target) => {
+                    // An unresolved goto goes on with the next rule (`fib_rules_lookup`).
+                    let Some(found) = self.rules.iter().position(|other| other.priority == target) else { continue };
+                    entry.action = ACT_GOTO;
+                    gotos.push((list.len(), found));
+                    debug_assert!(found > index, "the kernel refuses a goto backwards");
+                }
+                RuleAction::Nop => continue,
+                RuleAction::Blackhole => entry.action = ACT_BLACKHOLE,
+                RuleAction::Unreachable => entry.action = ACT_UNREACHABLE,
+                RuleAction::Prohibit => entry.action = ACT_PROHIBIT,
+            }
+            if rule.suppress_ifgroup.is_some() {
+                // Only the kernel knows the group of the device that a route leaves by at the time.
+                entry.action = ACT_UNSEEN;
+            }
+            entry.suppress_prefixlength = rule.suppress_prefixlength.map_or(-1, |len| len.min(i32::MAX as u32) as i32);
+            entry.counter = self.counters[index];
+            list.push(entry);
+        }
+        for (at, target) in gotos {
+            list[at].target = place[target];
+        }
+        list
+    }
+}
+
+/// What is left of a rule for packets from `link`; None where it can never match there. The action is not filled in.
+///
+/// Follows `fib_rule_match()` (net/core/fib_rules.c) for a forwarded packet: no outgoing interface yet, user id 0, no
+/// tunnel key unless a light-weight tunnel delivered it.
+fn residual(rule: &Rule, link: &Link, host: &Host) -> Option<RuleEntry> {
+    let selectors = &rule.selectors;
+    let mut entry: RuleEntry = bytemuck::Zeroable::zeroed();
+    let mut known = true;
+    let mut unseen = !selectors.unknown.is_empty();
+
+    if let Some(iif) = &selectors.iif {
+        known &= *iif == link.name;
+    }
+    known &= selectors.oif.is_none();
+    if let Some((first, _)) = selectors.uidrange {
+        known &= first == 0;
+    }
+    if selectors.l3mdev {
+        match link.master.and_then(|master| host.links.get(&master)) {
+            Some(master) if master.kind == "vrf" => unseen = true,
+            _ => known = false,
+        }
+    }
+    if selectors.tun_id.is_some_and(|id| id != 0) {
+        if matches!(link.kind.as_str(), "vxlan" | "geneve" | "gre" | "gretap" | "ip6gre" | "ip6gretap" | "erspan") {
+            unseen = true;
+        } else {
+            known = false;
+        }
+    }
+    if !known {
+        // One selector fails for certain: the conjunction is false, and `not` makes it true, always.
+        return selectors.not.then_some(entry);
+    }
+
+    if let Some((value, mask)) = selectors.fwmark
+        && (value, mask) != (0, 0)
+    {
+        entry.flags |= RULE_MARK;
+        entry.mark = value;
+        entry.mark_mask = mask;
+    }
+    if let Some(net) = selectors.from
+        && net.prefix_len() > 0
+    {
+        entry.flags |= RULE_FROM;
+        (entry.from, entry.from_mask) = words::prefix(net);
+    }
+    if let Some(net) = selectors.to
+        && net.prefix_len() > 0
+    {
+        entry.flags |= RULE_TO;
+        (entry.to, entry.to_mask) = words::prefix(net);
+    }
+    if let Some(proto) = selectors.ipproto
+        && proto != 0
+    {
+        entry.flags |= RULE_IPPROTO;
+        entry.ipproto = proto;
+    }
+    if let Some(ports) = selectors.sport {
+        entry.flags |= RULE_SPORT;
+        entry.sport = [ports.start, ports.end];
+    }
+    if let Some(ports) = selectors.dport {
+        entry.flags |= RULE_DPORT;
+        entry.dport = [ports.start, ports.end];
+    }
+    if let Some((value, mask)) = selectors.dscp {
+        entry.flags |= RULE_DSFIELD;
+        entry.dsfield = value << 2;
+        entry.dsfield_mask = mask << 2;
+    } else if selectors.tos != 0 {
+        // `fib4_rule_match` compares tos after masking the packet's octet with INET_DSCP_LEGACY_TOS_MASK (0x1c);
+        // `fib6_rule_match` compares the whole DSCP.
+        entry.flags |= RULE_DSFIELD;
+        entry.dsfield = selectors.tos;
+        entry.dsfield_mask = match rule.family {
+            Family::Ipv4 => 0x1c,
+            Family::Ipv6 => 0xfc,
+        };
+    }
+    if unseen {
+        entry.flags |= RULE_UNSEEN;
+    }
+    if selectors.not {
+        if entry.flags == 0 {
+            return None;
+        }
+        entry.flags |= RULE_NOT;
+    }
+    entry.action = ACT_NOP;
+    Some(entry)
+}

@@ -1,0 +1,173 @@
+use super::*;
+use crate::model::{Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
+use router_common::layout::{
+    ACT_GOTO, ACT_TABLE, ADDR_ONLINK, ADDR_SPECIAL, MAY_REDIRECT, ROUTE_UNICAST, ROUTE_UNSEEN, RULE_MARK, RULE_NOT,
+};
+use router_common::verdict::PassReason;
+
+fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        arphrd: 1,
+        mac: Some([2, 0, 0, 0, 0, index as u8]),
+        mtu: 1500,
+        up: true,
+        ..Link::default()
+    }
+}
+
+fn route(table: u32, dst: &str, via: Option<&str>, dev: u32) -> Route {
+    let dst: ipnet::IpNet = dst.parse().expect("a prefix");
+    Route {
+        family: Family::of(dst.addr()),
+        table,
+        dst,
+        kind: RouteKind::Unicast,
+        src: None,
+        tos: 0,
+        metric: 0,
+        protocol: 4,
+        scope: if via.is_some() { 0 } else { 253 },
+        prefsrc: None,
+        mtu: None,
+        mtu_locked: false,
+        pref: 0,
+        nhid: 0,
+        nexthops: vec![NextHop {
+            via: via.map(|via| via.parse().expect("an address")),
+            dev,
+            weight: 1,
+            ..NextHop::default()
+        }],
+    }
+}
+
+fn host(rules: Vec<Rule>, routes: Vec<Route>) -> Host {
+    let links = [link(1, "eth0"), link(2, "eth1")].into_iter().map(|link| (link.index, link)).collect();
+    Host { rules, routes, links, ..Host::default() }
+}
+
+fn run(host: &Host) -> Generation {
+    let input = Input { may: [(1, MAY_REDIRECT), (2, MAY_REDIRECT)].into(), ..Input::default() };
+    compile(host, &input, &mut CounterSlots::default()).expect("fits")
+}
+
+fn list(generation: &Generation, ifindex: u32) -> &[RuleEntry] {
+    let [start, len] = generation.links[&ifindex].rules4;
+    &generation.rules[start as usize..(start + len) as usize]
+}
+
+fn with(priority: u32, table: u32, selectors: Selectors) -> Rule {
+    Rule { selectors, ..Rule::lookup(Family::Ipv4, priority, table) }
+}
+
+#[test]
+fn iif_is_decided_beforehand_with_not_too() {
+    let iif = |not| Selectors { iif: Some("eth1".into()), not, ..Selectors::default() };
+    let rules = vec![with(10, 111, iif(false)), with(20, 111, iif(true))];
+    let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
+    let counters =
+        |ifindex| list(&generation, ifindex).iter().map(|rule| (rule.counter, rule.flags)).collect::<Vec<_>>();
+    assert_eq!(counters(1), [(1, 0)], "on eth0 only the inverted rule is left, and it matches always");
+    assert_eq!(counters(2), [(0, 0)], "on eth1 only the plain one");
+}
+
+#[test]
+fn a_detached_iif_never_matches_and_inverted_always_does() {
+    let gone = |not| Selectors { iif: Some("ppp0".into()), not, ..Selectors::default() };
+    let rules = vec![with(10, 111, gone(false)), with(20, 111, gone(true))];
+    let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
+    assert_eq!(list(&generation, 1).iter().map(|rule| rule.counter).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn goto_lands_on_the_first_rule_that_is_left_at_or_after_its_target() {
+    let mut jump = with(10, 0, Selectors::default());
+    jump.action = RuleAction::Goto(30);
+    let other = Selectors { iif: Some("ppp0".into()), ..Selectors::default() };
+    let rules = vec![
+        jump,
+        with(20, 111, Selectors::default()),
+        with(30, 111, other),
+        with(30, 111, Selectors { fwmark: Some((5, u32::MAX)), not: true, ..Selectors::default() }),
+    ];
+    let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
+    let list = list(&generation, 1);
+    assert_eq!(list.len(), 3);
+    assert_eq!((list[0].action, list[0].target), (ACT_GOTO, 2));
+    assert_eq!((list[2].action, list[2].flags), (ACT_TABLE, RULE_MARK | RULE_NOT));
+}
+
+#[test]
+fn an_unresolved_goto_goes_on_and_an_empty_table_is_no_rule() {
+    let mut jump = with(10, 0, Selectors::default());
+    jump.action = RuleAction::Goto(99);
+    let rules = vec![jump, with(20, 253, Selectors::default()), with(30, 111, Selectors::default())];
+    let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
+    assert_eq!(list(&generation, 1).iter().map(|rule| rule.target).collect::<Vec<_>>(), [111]);
+}
+
+#[test]
+fn selectors_that_a_forwarded_packet_never_meets() {
+    let rules = vec![
+        with(10, 111, Selectors { oif: Some("eth0".into()), ..Selectors::default() }),
+        with(11, 111, Selectors { uidrange: Some((1, 1000)), ..Selectors::default() }),
+        with(12, 111, Selectors { tun_id: Some(7), ..Selectors::default() }),
+        with(13, 111, Selectors { l3mdev: true, ..Selectors::default() }),
+        with(14, 111, Selectors { uidrange: Some((0, 0)), ..Selectors::default() }),
+    ];
+    let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
+    assert_eq!(list(&generation, 1).iter().map(|rule| rule.counter).collect::<Vec<_>>(), [4]);
+}
+
+#[test]
+fn the_lowest_metric_that_lives_wins_and_choices_are_the_stacks() {
+    let key = |table: u32| (32, RouteKey4 { table: table.to_be_bytes(), addr: [0; 4] });
+    let mut dead = route(1, "0.0.0.0/0", Some("10.0.0.1"), 1);
+    dead.nexthops[0].dead = true;
+    let mut backup = route(1, "0.0.0.0/0", Some("10.0.0.2"), 2);
+    backup.metric = 100;
+    let mut many = route(2, "0.0.0.0/0", Some("10.0.0.1"), 1);
+    many.nexthops.push(many.nexthops[0].clone());
+    let mut tos = route(3, "0.0.0.0/0", Some("10.0.0.1"), 1);
+    tos.tos = 0x10;
+    let mut all_dead = route(4, "0.0.0.0/0", Some("10.0.0.1"), 1);
+    all_dead.nexthops[0].dead = true;
+    let generation = run(&host(vec![], vec![backup, dead, many, tos, all_dead]));
+    assert_eq!((generation.routes4[&key(1)].kind, generation.routes4[&key(1)].oif), (ROUTE_UNICAST, 2));
+    assert_eq!(generation.routes4[&key(2)].reason, PassReason::Multipath as u8);
+    assert_eq!(
+        (generation.routes4[&key(3)].kind, generation.routes4[&key(3)].reason),
+        (ROUTE_UNSEEN, PassReason::RouteKind as u8)
+    );
+    assert!(!generation.routes4.contains_key(&key(4)), "the look-up goes on with a shorter prefix");
+}
+
+#[test]
+fn several_ipv6_routes_of_one_metric_are_the_stacks() {
+    let routes = vec![route(1, "2001:db8::/32", Some("fe80::1"), 1), route(1, "2001:db8::/32", Some("fe80::2"), 2)];
+    let generation = run(&host(vec![], routes));
+    assert_eq!(
+        generation.routes6.values().map(|entry| entry.reason).collect::<Vec<_>>(),
+        [PassReason::Multipath as u8]
+    );
+}
+
+#[test]
+fn address_flags_are_inherited_from_covering_prefixes() {
+    let mut local = route(255, "10.0.0.8/32", None, 1);
+    local.kind = RouteKind::Local;
+    let generation = run(&host(vec![], vec![local, route(254, "10.0.0.0/24", None, 1)]));
+    assert_eq!(generation.addrs4[&(32, [10, 0, 0, 8])], ADDR_SPECIAL | ADDR_ONLINK);
+    assert_eq!(generation.addrs4[&(24, [10, 0, 0, 0])], ADDR_ONLINK);
+    assert!(generation.routes4.keys().all(|(prefix, _)| *prefix != 64), "a local route is no way out");
+}
+
+#[test]
+fn equal_lists_are_stored_once() {
+    let generation =
+        run(&host(vec![with(10, 111, Selectors::default())], vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
+    assert_eq!(generation.rules.len(), 1);
+    assert_eq!(generation.links[&1].rules4, generation.links[&2].rules4);
+}
