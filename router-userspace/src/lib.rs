@@ -7,3 +7,4 @@ pub mod cli;
 pub mod compile;
 pub mod kernel;
 pub mod model;
+pub mod policy;
