@@ -30,11 +30,7 @@ pub fn binary(debug: bool) -> Result<PathBuf> {
         cargo.arg("--release");
     }
     check(&mut cargo, "building wayfork")?;
-    Ok(target_dir().join(if debug {
-        "debug/wayfork"
-    } else {
-        "release/wayfork"
-    }))
+    Ok(target_dir().join(if debug { "debug/wayfork" } else { "release/wayfork" }))
 }
 
 /// Builds the eBPF object and puts it where `router-userspace/build.rs` embeds it from.
@@ -42,15 +38,12 @@ pub fn object() -> Result<PathBuf> {
     let toolchain = toolchain::get()?;
     let work = target_dir().join("ebpf-build");
     let mut cargo = toolchain.cargo("build", &[]);
-    cargo
-        .args(["--release", "--package", "router-ebpf", "--target-dir"])
-        .arg(&work);
+    cargo.args(["--release", "--package", "router-ebpf", "--target-dir"]).arg(&work);
     lock_in_ci(&mut cargo);
     check(&mut cargo, "building the eBPF object")?;
 
     let made = work.join(toolchain::TARGET).join("release/router-ebpf");
-    let bytes =
-        fs::read(&made).with_context(|| format!("the eBPF build left no {}", made.display()))?;
+    let bytes = fs::read(&made).with_context(|| format!("the eBPF build left no {}", made.display()))?;
     if let Some(fault) = elf::not_bpf_with_btf(&bytes) {
         bail!(
             "{} is no use as an eBPF object: {fault}. `cargo xtask toolchain` looks for another compiler.",
@@ -73,10 +66,7 @@ pub fn object() -> Result<PathBuf> {
 /// `cargo SUBCOMMAND` for the host, in the workspace and its target folder.
 pub fn cargo(subcommand: &str) -> Command {
     let mut command = Command::new(place::cargo());
-    command
-        .arg(subcommand)
-        .current_dir(workspace())
-        .env("CARGO_TARGET_DIR", target_dir());
+    command.arg(subcommand).current_dir(workspace()).env("CARGO_TARGET_DIR", target_dir());
     lock_in_ci(&mut command);
     command
 }
@@ -91,9 +81,7 @@ fn lock_in_ci(cargo: &mut Command) {
 /// Runs a command whose output people read as it comes; an error where it fails.
 pub fn check(command: &mut Command, what: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let status = command
-        .status()
-        .with_context(|| format!("{what}: cannot start {program}"))?;
+    let status = command.status().with_context(|| format!("{what}: cannot start {program}"))?;
     if !status.success() {
         bail!("{what} failed; what is wrong stands above");
     }

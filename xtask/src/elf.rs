@@ -8,9 +8,7 @@ pub fn not_bpf_with_btf(bytes: &[u8]) -> Option<&'static str> {
     if bytes.get(..6) != Some(b"\x7fELF\x02\x01") {
         return Some("it is no little-endian 64-bit ELF file");
     }
-    let machine = bytes
-        .get(18..20)
-        .map(|field| u16::from_le_bytes([field[0], field[1]]));
+    let machine = bytes.get(18..20).map(|field| u16::from_le_bytes([field[0], field[1]]));
     if machine != Some(EM_BPF) {
         return Some("it is for another machine than BPF");
     }
@@ -36,14 +34,8 @@ mod tests {
     #[test]
     fn tells_bpf_with_btf_from_others() {
         assert_eq!(not_bpf_with_btf(&object(247, b"\0.text\0.BTF\0")), None);
-        assert_eq!(
-            not_bpf_with_btf(&object(247, b"\0.text\0.BTF.ext\0")),
-            Some("it has no BTF")
-        );
-        assert_eq!(
-            not_bpf_with_btf(&object(62, b"\0.BTF\0")),
-            Some("it is for another machine than BPF")
-        );
+        assert_eq!(not_bpf_with_btf(&object(247, b"\0.text\0.BTF.ext\0")), Some("it has no BTF"));
+        assert_eq!(not_bpf_with_btf(&object(62, b"\0.BTF\0")), Some("it is for another machine than BPF"));
         assert!(not_bpf_with_btf(b"").is_some());
     }
 }

@@ -38,9 +38,7 @@ pub fn command() -> Result<ExitCode> {
 
 fn formatting() -> Result<()> {
     let mut cargo = Command::new(place::cargo());
-    cargo
-        .args(["fmt", "--all", "--check"])
-        .current_dir(place::workspace());
+    cargo.args(["fmt", "--all", "--check"]).current_dir(place::workspace());
     build::check(&mut cargo, "`cargo fmt --check`").context("`cargo fmt` mends this")
 }
 
@@ -56,15 +54,10 @@ fn clippy_ebpf() -> Result<()> {
     let mut cargo = if toolchain.compiler.has_clippy() {
         clippy_of(&toolchain)?
     } else {
-        eprintln!(
-            "{} has no clippy: its own warnings are denied instead",
-            toolchain.compiler.account(toolchain.way)
-        );
+        eprintln!("{} has no clippy: its own warnings are denied instead", toolchain.compiler.account(toolchain.way));
         toolchain.cargo("check", &["-Dwarnings"])
     };
-    cargo
-        .args(["--package", "router-ebpf", "--target-dir"])
-        .arg(place::target_dir().join("ebpf-lint"));
+    cargo.args(["--package", "router-ebpf", "--target-dir"]).arg(place::target_dir().join("ebpf-lint"));
     if toolchain.compiler.has_clippy() {
         cargo.args(["--", "--deny", "warnings"]);
     }
@@ -76,9 +69,6 @@ fn clippy_of(toolchain: &Toolchain) -> Result<Command> {
     // cargo looks for its clippy on the path; another compiler's would not read this one's metadata.
     let mut folders = vec![toolchain.compiler.bin()];
     folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    cargo.env(
-        "PATH",
-        env::join_paths(folders).context("the path to this compiler's clippy holds a colon")?,
-    );
+    cargo.env("PATH", env::join_paths(folders).context("the path to this compiler's clippy holds a colon")?);
     Ok(cargo)
 }

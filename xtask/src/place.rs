@@ -47,23 +47,17 @@ impl Cache {
     /// Opens `$WAYFORK_CACHE`, `$XDG_CACHE_HOME/wayfork` or `~/.cache/wayfork`, making it where it is missing.
     pub fn open() -> Result<Self> {
         let from = |name: &str, below: &str| {
-            env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(|value| Path::new(&value).join(below))
+            env::var_os(name).filter(|value| !value.is_empty()).map(|value| Path::new(&value).join(below))
         };
         let root = from("WAYFORK_CACHE", "")
             .or_else(|| from("XDG_CACHE_HOME", "wayfork"))
             .or_else(|| from("HOME", ".cache/wayfork"))
             .ok_or_else(|| anyhow!("no folder for the cache: set WAYFORK_CACHE or HOME"))?;
-        let root = std::path::absolute(&root)
-            .with_context(|| format!("the cache folder {}", root.display()))?;
+        let root = std::path::absolute(&root).with_context(|| format!("the cache folder {}", root.display()))?;
         for folder in ["logs", "tmp"] {
             let folder = root.join(folder);
             fs::create_dir_all(&folder).with_context(|| {
-                format!(
-                    "cannot make {}; set WAYFORK_CACHE to a folder that you may write to",
-                    folder.display()
-                )
+                format!("cannot make {}; set WAYFORK_CACHE to a folder that you may write to", folder.display())
             })?;
         }
         Ok(Self { root })
@@ -82,15 +76,10 @@ impl Cache {
     /// Waits until no other `cargo xtask` changes the cache, and keeps others out until the guard is dropped.
     pub fn lock(&self) -> Result<File> {
         let path = self.root.join("lock");
-        let file =
-            File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
         if file.try_lock().is_err() {
-            eprintln!(
-                "waiting for another `cargo xtask` that is filling {}",
-                self.root.display()
-            );
-            file.lock()
-                .with_context(|| format!("cannot lock {}", path.display()))?;
+            eprintln!("waiting for another `cargo xtask` that is filling {}", self.root.display());
+            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         }
         Ok(file)
     }
@@ -117,12 +106,10 @@ impl Workshop {
     pub fn deliver(&self, below: impl AsRef<Path>, to: &Path) -> Result<()> {
         remove(to)?;
         if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent)
-                .with_context(|| format!("cannot make {}", parent.display()))?;
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         }
         let from = self.0.join(below);
-        fs::rename(&from, to)
-            .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
+        fs::rename(&from, to).with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
     }
 }
 

@@ -31,20 +31,13 @@ pub fn find() -> Privilege {
         return if works("unshare", &["--net", "--mount", "true"]) {
             Privilege::Own
         } else {
-            Privilege::None(
-                "root may not make network namespaces here (a container without CAP_SYS_ADMIN?)",
-            )
+            Privilege::None("root may not make network namespaces here (a container without CAP_SYS_ADMIN?)")
         };
     }
     if works("sudo", &["-n", "true"]) {
         return Privilege::Sudo;
     }
-    if io::stdin().is_terminal()
-        && Command::new("sudo")
-            .arg("-v")
-            .status()
-            .is_ok_and(|status| status.success())
-    {
+    if io::stdin().is_terminal() && Command::new("sudo").arg("-v").status().is_ok_and(|status| status.success()) {
         return Privilege::Sudo;
     }
     Privilege::None("this is not root, and sudo is missing or refuses")
@@ -52,10 +45,6 @@ pub fn find() -> Privilege {
 
 fn works(program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
-    command
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

@@ -13,18 +13,11 @@ use crate::{build, privilege::is_root};
 /// `cargo xtask run [-- ARGS]`. Returns only where `wayfork` could not be started, so its exit status and the signals
 /// that end it reach the caller as they are.
 pub fn command(args: &[OsString]) -> Result<ExitCode> {
-    let args = if args.is_empty() {
-        vec!["lab".into()]
-    } else {
-        args.to_vec()
-    };
+    let args = if args.is_empty() { vec!["lab".into()] } else { args.to_vec() };
     let wayfork = build::binary(false)?;
     let sudo = needs_privilege(&args) && !is_root();
     let mut command = if sudo {
-        eprintln!(
-            "wayfork {} needs root: starting it through sudo",
-            args[0].display()
-        );
+        eprintln!("wayfork {} needs root: starting it through sudo", args[0].display());
         let mut command = Command::new("sudo");
         command.arg("--").arg(&wayfork);
         command
@@ -33,10 +26,7 @@ pub fn command(args: &[OsString]) -> Result<ExitCode> {
     };
     let error = command.args(&args).exec();
     if sudo {
-        bail!(
-            "cannot start sudo ({error}); run this as root: {}",
-            wayfork.display()
-        );
+        bail!("cannot start sudo ({error}); run this as root: {}", wayfork.display());
     }
     bail!("cannot start {}: {error}", wayfork.display());
 }
@@ -44,10 +34,7 @@ pub fn command(args: &[OsString]) -> Result<ExitCode> {
 /// True for what touches the kernel. What only reads a file or prints help runs as the user.
 fn needs_privilege(args: &[OsString]) -> bool {
     let words: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
-    if words
-        .iter()
-        .any(|word| matches!(word.as_ref(), "--help" | "-h" | "--version" | "-V"))
-    {
+    if words.iter().any(|word| matches!(word.as_ref(), "--help" | "-h" | "--version" | "-V")) {
         return false;
     }
     let mut verbs = words.iter().filter(|word| !word.starts_with('-'));
@@ -64,23 +51,12 @@ mod tests {
     use super::*;
 
     fn needs(line: &str) -> bool {
-        needs_privilege(
-            &line
-                .split_whitespace()
-                .map(OsString::from)
-                .collect::<Vec<_>>(),
-        )
+        needs_privilege(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
     fn what_touches_the_kernel_needs_privilege() {
-        for line in [
-            "lab",
-            "run policy.toml",
-            "--json status",
-            "import kernel",
-            "-n blue explain 1.2.3.4",
-        ] {
+        for line in ["lab", "run policy.toml", "--json status", "import kernel", "-n blue explain 1.2.3.4"] {
             assert!(needs(line), "{line}");
         }
     }

@@ -25,13 +25,7 @@ pub fn run(label: &str, command: &mut Command, log: &Path, remedy: &str) -> Resu
 }
 
 /// As [`run`], but the command is ended after `limit`.
-pub fn run_within(
-    label: &str,
-    command: &mut Command,
-    log: &Path,
-    remedy: &str,
-    limit: Option<Duration>,
-) -> Result<()> {
+pub fn run_within(label: &str, command: &mut Command, log: &Path, remedy: &str, limit: Option<Duration>) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .stdin(Stdio::null())
@@ -41,8 +35,7 @@ pub fn run_within(
         .with_context(|| format!("{label}: cannot start {program}"))?;
     let started = Instant::now();
     let mut display = Display::start(label);
-    let mut file =
-        File::create(log).with_context(|| format!("{label}: cannot write {}", log.display()))?;
+    let mut file = File::create(log).with_context(|| format!("{label}: cannot write {}", log.display()))?;
 
     let (sender, lines) = mpsc::channel();
     forward(child.stdout.take(), sender.clone());
@@ -52,8 +45,7 @@ pub fn run_within(
     loop {
         match lines.recv_timeout(Duration::from_millis(200)) {
             Ok(line) => {
-                writeln!(file, "{line}")
-                    .with_context(|| format!("{label}: cannot write {}", log.display()))?;
+                writeln!(file, "{line}").with_context(|| format!("{label}: cannot write {}", log.display()))?;
                 display.line(&line);
                 tail.push(line);
             }
@@ -61,15 +53,12 @@ pub fn run_within(
             Err(RecvTimeoutError::Disconnected) => break,
         }
         display.tick(started);
-        if let Some(limit) = limit.filter(|limit| ended_for.is_none() && started.elapsed() > *limit)
-        {
+        if let Some(limit) = limit.filter(|limit| ended_for.is_none() && started.elapsed() > *limit) {
             end(&mut child, label)?;
             ended_for = Some(limit);
         }
     }
-    let status = child
-        .wait()
-        .with_context(|| format!("{label}: lost {program}"))?;
+    let status = child.wait().with_context(|| format!("{label}: lost {program}"))?;
     display.finish(started, status);
     if status.success() {
         return Ok(());
@@ -78,19 +67,12 @@ pub fn run_within(
         Some(limit) => format!("gave no result in {} s and was ended", limit.as_secs()),
         None => format!("failed ({status})"),
     };
-    let shown = tail
-        .split_off(tail.len().saturating_sub(TAIL_LINES))
-        .join("\n    ");
-    bail!(
-        "{label}: {program} {how}. The end of {}:\n    {shown}\n{remedy}",
-        log.display()
-    );
+    let shown = tail.split_off(tail.len().saturating_sub(TAIL_LINES)).join("\n    ");
+    bail!("{label}: {program} {how}. The end of {}:\n    {shown}\n{remedy}", log.display());
 }
 
 fn end(child: &mut Child, label: &str) -> Result<()> {
-    child
-        .kill()
-        .with_context(|| format!("{label}: cannot end a command that takes too long"))
+    child.kill().with_context(|| format!("{label}: cannot end a command that takes too long"))
 }
 
 /// Sends each line of a pipe on, from a thread of its own, until the pipe closes.
@@ -112,27 +94,17 @@ fn forward(pipe: Option<impl Read + Send + 'static>, sender: Sender<String>) {
 
 enum Display {
     Terminal(ProgressBar, String),
-    Plain {
-        label: String,
-        last: String,
-        heard: Instant,
-    },
+    Plain { label: String, last: String, heard: Instant },
 }
 
 impl Display {
     fn start(label: &str) -> Self {
         if !io::stderr().is_terminal() {
             eprintln!("{label} …");
-            return Self::Plain {
-                label: label.to_owned(),
-                last: String::new(),
-                heard: Instant::now(),
-            };
+            return Self::Plain { label: label.to_owned(), last: String::new(), heard: Instant::now() };
         }
         let bar = ProgressBar::new_spinner();
-        if let Ok(style) =
-            ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}")
-        {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}") {
             bar.set_style(style);
         }
         bar.set_prefix(label.to_owned());
@@ -166,10 +138,7 @@ impl Display {
             }
             Self::Plain { label, .. } => label,
         };
-        eprintln!(
-            "{label}: {word} in {:.1} s",
-            started.elapsed().as_secs_f32()
-        );
+        eprintln!("{label}: {word} in {:.1} s", started.elapsed().as_secs_f32());
     }
 }
 
@@ -178,11 +147,8 @@ mod tests {
     use super::*;
 
     fn shell(script: &str, limit: Option<Duration>) -> (Result<()>, String) {
-        let dir = std::env::temp_dir().join(format!(
-            "wayfork-step-{}-{:?}",
-            std::process::id(),
-            thread::current().id()
-        ));
+        let dir =
+            std::env::temp_dir().join(format!("wayfork-step-{}-{:?}", std::process::id(), thread::current().id()));
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let done = run_within("a step", &mut command, &dir, "Do this.", limit);
@@ -209,10 +175,6 @@ mod tests {
     #[test]
     fn a_step_that_hangs_is_ended() {
         let (done, _) = shell("exec sleep 60", Some(Duration::from_millis(300)));
-        assert!(
-            done.expect_err("it was ended")
-                .to_string()
-                .contains("was ended")
-        );
+        assert!(done.expect_err("it was ended").to_string().contains("was ended"));
     }
 }

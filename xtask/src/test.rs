@@ -23,18 +23,7 @@ pub fn command(args: &[OsString]) -> Result<ExitCode> {
     let mut sum = Sum::default();
 
     // The eBPF crate has nothing that runs on the host.
-    run(
-        &[
-            "--workspace",
-            "--exclude",
-            "router-ebpf",
-            "--exclude",
-            PRIVILEGED,
-        ],
-        None,
-        args,
-        &mut sum,
-    )?;
+    run(&["--workspace", "--exclude", "router-ebpf", "--exclude", PRIVILEGED], None, args, &mut sum)?;
 
     let of_kernel = &["--package", PRIVILEGED];
     let privilege = privilege::find();
@@ -54,34 +43,24 @@ pub fn command(args: &[OsString]) -> Result<ExitCode> {
     println!("{}", sum.line());
     // What nobody reads may not pass with the half that matters left out.
     let hollow = in_ci() && matches!(privilege, Privilege::None(_));
-    Ok(if sum.failed > 0 || hollow {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if sum.failed > 0 || hollow { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn run(packages: &[&str], runner: Option<&str>, args: &[OsString], sum: &mut Sum) -> Result<()> {
     let mut cargo = cargo_test(packages, runner);
     cargo.arg("--").args(args);
-    let mut child = cargo
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo test")?;
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
     let mut here = Sum::default();
     for line in BufReader::new(output).split(b'\n') {
-        let line = String::from_utf8_lossy(&line.context("cannot read what cargo test prints")?)
-            .into_owned();
+        let line = String::from_utf8_lossy(&line.context("cannot read what cargo test prints")?).into_owned();
         println!("{line}");
         here.add(&line);
     }
     let status = child.wait().context("lost cargo test")?;
     if !status.success() && here.failed == 0 {
         // A test that does not compile, or a test program that died, prints no result; it has failed all the same.
-        eprintln!(
-            "cargo test failed ({status}) without a failed test: see above what did not build or died"
-        );
+        eprintln!("cargo test failed ({status}) without a failed test: see above what did not build or died");
         here.failed = 1;
     }
     sum.passed += here.passed;
@@ -95,10 +74,7 @@ fn cargo_test(packages: &[&str], runner: Option<&str>) -> Command {
     cargo.args(packages).arg("--no-fail-fast");
     if let Some(runner) = runner {
         // Only the test programs run through it: cargo and what it writes stay the user's.
-        cargo.args([
-            "--config",
-            &format!("target.'cfg(all())'.runner = '{runner}'"),
-        ]);
+        cargo.args(["--config", &format!("target.'cfg(all())'.runner = '{runner}'")]);
     }
     cargo
 }
@@ -106,15 +82,8 @@ fn cargo_test(packages: &[&str], runner: Option<&str>) -> Command {
 /// How many tests there are, without running one.
 fn count(packages: &[&str]) -> Result<u64> {
     let mut cargo = cargo_test(packages, None);
-    let output = cargo
-        .args(["--", "--list"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo test")?;
-    Ok(String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter(|line| line.ends_with(": test"))
-        .count() as u64)
+    let output = cargo.args(["--", "--list"]).stderr(Stdio::inherit()).output().context("cannot start cargo test")?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.ends_with(": test")).count() as u64)
 }
 
 /// What the test programs say of themselves, added up.
@@ -128,10 +97,7 @@ struct Sum {
 impl Sum {
     /// Adds a line like `test result: ok. 5 passed; 0 failed; 1 ignored; …`; other lines count nothing.
     fn add(&mut self, line: &str) {
-        let Some(counts) = line
-            .strip_prefix("test result: ")
-            .and_then(|rest| rest.split_once(". "))
-        else {
+        let Some(counts) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
             return;
         };
         for part in counts.1.split("; ") {
@@ -151,11 +117,7 @@ impl Sum {
     }
 
     fn line(&self) -> String {
-        let skipped = if self.skipped > 0 {
-            format!(", {} skipped", self.skipped)
-        } else {
-            String::new()
-        };
+        let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
         format!("{} passed, {} failed{skipped}", self.passed, self.failed)
     }
 }
@@ -170,27 +132,12 @@ mod tests {
         sum.add("test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s");
         sum.add("test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.01s");
         sum.add("test parse::ok ... ok");
-        assert_eq!(
-            sum,
-            Sum {
-                passed: 7,
-                failed: 3,
-                skipped: 1
-            }
-        );
+        assert_eq!(sum, Sum { passed: 7, failed: 3, skipped: 1 });
         assert_eq!(sum.line(), "7 passed, 3 failed, 1 skipped");
     }
 
     #[test]
     fn says_nothing_of_skipped_tests_where_there_are_none() {
-        assert_eq!(
-            Sum {
-                passed: 1,
-                failed: 0,
-                skipped: 0
-            }
-            .line(),
-            "1 passed, 0 failed"
-        );
+        assert_eq!(Sum { passed: 1, failed: 0, skipped: 0 }.line(), "1 passed, 0 failed");
     }
 }

@@ -3,6 +3,10 @@
 //! Everything acts on the network namespace of the calling thread at the time the socket was opened. Netlink's types stop here.
 
 mod error;
+#[cfg(test)]
+mod guard_testing;
+mod nft;
+mod wire;
 
 pub use error::{Error, Result};
 

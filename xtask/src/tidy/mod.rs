@@ -25,16 +25,8 @@ struct Source {
 
 impl Source {
     fn new(path: &str, text: &str) -> Self {
-        let code = if path.ends_with(".rs") {
-            scan::code(text)
-        } else {
-            String::new()
-        };
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-        }
+        let code = if path.ends_with(".rs") { scan::code(text) } else { String::new() };
+        Self { path: path.to_owned(), text: text.to_owned(), code }
     }
 
     fn is_rust(&self) -> bool {
@@ -43,9 +35,7 @@ impl Source {
 
     /// True where the file is `place` as a module: `place.rs`, or a file in the folder `place`.
     fn within(&self, place: &str) -> bool {
-        self.path
-            .strip_prefix(place)
-            .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        self.path.strip_prefix(place).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
     }
 }
 
@@ -59,11 +49,7 @@ struct Finding {
 
 impl Finding {
     fn at(source: &Source, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            path: source.path.clone(),
-            line,
-            message: message.into(),
-        }
+        Self { path: source.path.clone(), line, message: message.into() }
     }
 }
 
@@ -102,22 +88,10 @@ fn findings(sources: &[Source]) -> Vec<Finding> {
 
 fn sources() -> Result<Vec<Source>> {
     let mut git = Command::new("git");
-    git.args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ])
-    .current_dir(workspace());
-    let output = git
-        .output()
-        .context("cannot start git, which tells what belongs to the project")?;
+    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(workspace());
+    let output = git.output().context("cannot start git, which tells what belongs to the project")?;
     if !output.status.success() {
-        bail!(
-            "git cannot list the project's files: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("git cannot list the project's files: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let names = String::from_utf8(output.stdout).context("a file name is no UTF-8")?;
     let mut sources = Vec::new();
@@ -144,16 +118,8 @@ mod tests {
     #[test]
     fn a_module_is_its_file_and_its_folder_and_no_namesake() {
         let within = |path: &str| Source::new(path, "").within("a/src/kernel");
-        assert!(
-            within("a/src/kernel.rs")
-                && within("a/src/kernel/mod.rs")
-                && within("a/src/kernel/nft/set.rs")
-        );
-        assert!(
-            !within("a/src/kernels.rs")
-                && !within("a/src/other.rs")
-                && !within("b/a/src/kernel.rs")
-        );
+        assert!(within("a/src/kernel.rs") && within("a/src/kernel/mod.rs") && within("a/src/kernel/nft/set.rs"));
+        assert!(!within("a/src/kernels.rs") && !within("a/src/other.rs") && !within("b/a/src/kernel.rs"));
     }
 
     #[test]
@@ -164,14 +130,8 @@ mod tests {
         ];
         let shown: Vec<_> = findings(&sources).iter().map(ToString::to_string).collect();
         assert_eq!(shown.len(), 2);
-        assert!(
-            shown[0].starts_with("router-userspace/src/a.rs:1: "),
-            "{shown:?}"
-        );
-        assert!(
-            shown[1].starts_with("router-userspace/src/z.rs:2: "),
-            "{shown:?}"
-        );
+        assert!(shown[0].starts_with("router-userspace/src/a.rs:1: "), "{shown:?}");
+        assert!(shown[1].starts_with("router-userspace/src/z.rs:2: "), "{shown:?}");
     }
 
     #[test]

@@ -11,11 +11,7 @@ pub fn code(text: &str) -> String {
             out.push(chars[at]);
             at += 1;
         } else {
-            out.extend(
-                chars[at..end]
-                    .iter()
-                    .map(|c| if *c == '\n' { '\n' } else { ' ' }),
-            );
+            out.extend(chars[at..end].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
             at = end;
         }
     }
@@ -36,9 +32,7 @@ fn skipped(chars: &[char], at: usize) -> usize {
 }
 
 fn find(chars: &[char], from: usize, is_end: impl Fn(&[char]) -> bool) -> usize {
-    (from..chars.len())
-        .find(|at| is_end(&chars[*at..]))
-        .unwrap_or(chars.len())
+    (from..chars.len()).find(|at| is_end(&chars[*at..])).unwrap_or(chars.len())
 }
 
 /// Block comments nest.
@@ -76,9 +70,7 @@ fn raw_string(chars: &[char], start: usize) -> usize {
     if chars.get(open) != Some(&'"') {
         return start;
     }
-    let closes = |rest: &[char]| {
-        rest[0] == '"' && rest.len() > hashes && rest[1..=hashes].iter().all(|c| *c == '#')
-    };
+    let closes = |rest: &[char]| rest[0] == '"' && rest.len() > hashes && rest[1..=hashes].iter().all(|c| *c == '#');
     (find(chars, open + 1, closes) + 1 + hashes).min(chars.len())
 }
 
@@ -104,51 +96,30 @@ mod tests {
 
     fn words(text: &str) -> Vec<String> {
         let code = code(text);
-        assert_eq!(
-            code.lines().count(),
-            text.lines().count(),
-            "lines stay: {text}"
-        );
-        code.split(|c: char| !c.is_alphanumeric() && c != '_')
-            .filter(|w| !w.is_empty())
-            .map(str::to_owned)
-            .collect()
+        assert_eq!(code.lines().count(), text.lines().count(), "lines stay: {text}");
+        code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()).map(str::to_owned).collect()
     }
 
     #[test]
     fn comments_go() {
-        assert_eq!(
-            words("a // x\nb /* x /* x */ x\n */ c //! x"),
-            ["a", "b", "c"]
-        );
+        assert_eq!(words("a // x\nb /* x /* x */ x\n */ c //! x"), ["a", "b", "c"]);
     }
 
     #[test]
     fn strings_go_and_what_follows_stays() {
         assert_eq!(words(r#"a("x\" x", b'x', '"', c) d"#), ["a", "b", "c", "d"]);
-        assert_eq!(
-            words("a(r\"x\\\", b, r##\"x \"# x\"##, br\"x\", c)"),
-            ["a", "b", "b", "c"]
-        );
+        assert_eq!(words("a(r\"x\\\", b, r##\"x \"# x\"##, br\"x\", c)"), ["a", "b", "b", "c"]);
     }
 
     #[test]
     fn lifetimes_and_raw_identifiers_stay() {
-        assert_eq!(
-            words("fn f<'a>(x: &'a str, r#type: char)"),
-            ["fn", "f", "a", "x", "a", "str", "r", "type", "char"]
-        );
-        assert_eq!(
-            words(r"let quote = '\''; let b = '\u{1F}'; c"),
-            ["let", "quote", "let", "b", "c"]
-        );
+        assert_eq!(words("fn f<'a>(x: &'a str, r#type: char)"), ["fn", "f", "a", "x", "a", "str", "r", "type", "char"]);
+        assert_eq!(words(r"let quote = '\''; let b = '\u{1F}'; c"), ["let", "quote", "let", "b", "c"]);
     }
 
     #[test]
     fn what_is_not_closed_ends_with_the_file() {
-        for text in [
-            "a \"x", "a /* x", "a r#\"x", "a '\\", "a '", "a r#", "a \"\\",
-        ] {
+        for text in ["a \"x", "a /* x", "a r#\"x", "a '\\", "a '", "a r#", "a \"\\"] {
             assert_eq!(words(text).first().map(String::as_str), Some("a"), "{text}");
         }
     }

@@ -8,12 +8,7 @@ const MOST_LINES: usize = 500;
 const LONG: &[(&str, &str)] = &[];
 
 /// Folders that exist on one person's or one machine's disk only. In parts, so that this file does not name them.
-const FOLDERS: &[&str] = &[
-    concat!("/", "root/"),
-    concat!("/", "home/"),
-    concat!("/", "Users/"),
-    concat!("/", "work/"),
-];
+const FOLDERS: &[&str] = &[concat!("/", "root/"), concat!("/", "home/"), concat!("/", "Users/"), concat!("/", "work/")];
 
 /// Hosts of package registries: which one is used is the user's configuration. In parts for the same reason.
 const HOSTS: &[&str] = &[
@@ -37,16 +32,12 @@ pub fn check(sources: &[Source]) -> Vec<Finding> {
     for source in sources {
         for (index, line) in source.text.lines().enumerate() {
             findings.extend(private_folder(line).map(|folder| {
-                let message = format!(
-                    "names {folder}…, a folder of one machine; use a path that holds everywhere"
-                );
+                let message = format!("names {folder}…, a folder of one machine; use a path that holds everywhere");
                 Finding::at(source, index + 1, message)
             }));
             if source.path != LOCK {
                 findings.extend(HOSTS.iter().find(|host| line.contains(**host)).map(|host| {
-                    let message = format!(
-                        "names the host {host}; which registry is used is the user's to configure"
-                    );
+                    let message = format!("names the host {host}; which registry is used is the user's to configure");
                     Finding::at(source, index + 1, message)
                 }));
             }
@@ -62,16 +53,11 @@ fn too_long(sources: &[Source], exceptions: &[(&str, &str)]) -> Vec<Finding> {
         let reason = exceptions.iter().find(|(path, _)| *path == source.path);
         match (lines > MOST_LINES, reason) {
             (true, None) => {
-                let message =
-                    format!("{lines} lines, at most {MOST_LINES}; split it by what it does");
+                let message = format!("{lines} lines, at most {MOST_LINES}; split it by what it does");
                 findings.push(Finding::at(source, MOST_LINES + 1, message));
             }
             (false, Some(_)) => {
-                findings.push(Finding::at(
-                    source,
-                    1,
-                    "is listed as too long and is not; take it off tidy's list",
-                ));
+                findings.push(Finding::at(source, 1, "is listed as too long and is not; take it off tidy's list"));
             }
             _ => {}
         }
@@ -85,13 +71,9 @@ fn private_folder(line: &str) -> Option<&'static str> {
         line.match_indices(folder).any(|(at, _)| {
             let before = line[..at].chars().next_back();
             let after = line[at + folder.len()..].chars().next();
-            let begins = !before.is_some_and(|c| {
-                c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '~' | '}' | ')' | '/')
-            });
-            begins
-                && after.is_some_and(|c| {
-                    c.is_alphanumeric() || matches!(c, '.' | '_' | '$' | '<' | '{')
-                })
+            let begins =
+                !before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '~' | '}' | ')' | '/'));
+            begins && after.is_some_and(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '$' | '<' | '{'))
         })
     })
 }
@@ -114,27 +96,14 @@ mod tests {
     #[test]
     fn an_exception_excuses_a_long_file_and_only_that() {
         let exceptions = [("xtask/src/a.rs", "a table")];
-        assert!(
-            too_long(
-                &[Source::new("xtask/src/a.rs", &"\n".repeat(501))],
-                &exceptions
-            )
-            .is_empty()
-        );
-        assert_eq!(
-            too_long(&[Source::new("xtask/src/a.rs", "short")], &exceptions).len(),
-            1
-        );
+        assert!(too_long(&[Source::new("xtask/src/a.rs", &"\n".repeat(501))], &exceptions).is_empty());
+        assert_eq!(too_long(&[Source::new("xtask/src/a.rs", "short")], &exceptions).len(), 1);
     }
 
     #[test]
     fn every_private_folder_is_found() {
         for folder in FOLDERS {
-            assert_eq!(
-                found("README.md", &format!("see {folder}someone/notes")),
-                1,
-                "{folder}"
-            );
+            assert_eq!(found("README.md", &format!("see {folder}someone/notes")), 1, "{folder}");
             assert_eq!(found("a.sh", &format!("cd \"{folder}x\"")), 1, "{folder}");
         }
     }
@@ -142,30 +111,15 @@ mod tests {
     #[test]
     fn relative_paths_are_not_private() {
         for folder in FOLDERS {
-            assert_eq!(
-                found(
-                    "README.md",
-                    &format!("target{folder}x and ~{folder}x and .{folder}x")
-                ),
-                0,
-                "{folder}"
-            );
+            assert_eq!(found("README.md", &format!("target{folder}x and ~{folder}x and .{folder}x")), 0, "{folder}");
         }
     }
 
     #[test]
     fn every_registry_host_is_found() {
         for host in HOSTS {
-            assert_eq!(
-                found("README.md", &format!("get it from https://{host}/x")),
-                1,
-                "{host}"
-            );
-            assert_eq!(
-                found("Cargo.lock", &format!("source = \"{host}\"")),
-                0,
-                "{host}"
-            );
+            assert_eq!(found("README.md", &format!("get it from https://{host}/x")), 1, "{host}");
+            assert_eq!(found("Cargo.lock", &format!("source = \"{host}\"")), 0, "{host}");
         }
     }
 }

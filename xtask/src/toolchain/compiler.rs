@@ -39,46 +39,24 @@ impl Compiler {
     pub fn probe(rustc: &Path) -> Result<Self> {
         let version = ask(Command::new(rustc).arg("-vV"))?;
         let field = |name: &str| {
-            let value = version
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            value
-                .map(str::to_owned)
-                .ok_or_else(|| anyhow!("{} tells no `{name}`", rustc.display()))
+            let value = version.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            value.map(str::to_owned).ok_or_else(|| anyhow!("{} tells no `{name}`", rustc.display()))
         };
         let (release, llvm) = (field("release")?, field("LLVM version")?);
         let sysroot = PathBuf::from(ask(Command::new(rustc).args(["--print", "sysroot"]))?.trim());
         let build_std = !has_core(&sysroot);
         if build_std && !has_source(&sysroot) {
-            bail!(
-                "rustc {release} has neither a core for {TARGET} nor the rust-src component to build one from"
-            );
+            bail!("rustc {release} has neither a core for {TARGET} nor the rust-src component to build one from");
         }
         let beside = sysroot.join("bin/cargo");
-        let cargo = if beside.is_file() {
-            beside.into()
-        } else {
-            place::cargo()
-        };
-        Ok(Self {
-            rustc: rustc.to_owned(),
-            cargo,
-            build_std,
-            llvm,
-            release,
-            version,
-            sysroot,
-        })
+        let cargo = if beside.is_file() { beside.into() } else { place::cargo() };
+        Ok(Self { rustc: rustc.to_owned(), cargo, build_std, llvm, release, version, sysroot })
     }
 
     /// What tells this compiler from any other.
     pub fn identity(&self) -> String {
         let core = if self.build_std { "source" } else { "ready" };
-        format!(
-            "{} core: {core} sysroot: {}",
-            self.version,
-            self.sysroot.display()
-        )
+        format!("{} core: {core} sysroot: {}", self.version, self.sysroot.display())
     }
 
     /// For people: which compiler this is and where it came from.
@@ -88,15 +66,8 @@ impl Compiler {
             Way::Debian => "Debian's rustc-web",
             Way::Nightly => "rustup's nightly",
         };
-        let core = if self.build_std {
-            "core built from rust-src"
-        } else {
-            "with its own core for BPF"
-        };
-        format!(
-            "rustc {} (LLVM {}), {from}, {core}",
-            self.release, self.llvm
-        )
+        let core = if self.build_std { "core built from rust-src" } else { "with its own core for BPF" };
+        format!("rustc {} (LLVM {}), {from}, {core}", self.release, self.llvm)
     }
 
     /// A name for files that belong to this compiler alone.
@@ -113,15 +84,8 @@ impl Compiler {
     pub fn libllvm(&self) -> Option<PathBuf> {
         let lib = self.sysroot.join("lib");
         let mut folders = vec![lib.clone(), self.sysroot.join("lib64")];
-        folders.extend(
-            entries(&lib)
-                .into_iter()
-                .filter(|path| path.to_string_lossy().contains("-linux-")),
-        );
-        let names = [
-            format!("libLLVM.so.{}", self.llvm_major()),
-            format!("libLLVM-{}", self.llvm_major()),
-        ];
+        folders.extend(entries(&lib).into_iter().filter(|path| path.to_string_lossy().contains("-linux-")));
+        let names = [format!("libLLVM.so.{}", self.llvm_major()), format!("libLLVM-{}", self.llvm_major())];
         names.iter().find_map(|name| {
             let mut fitting = folders.iter().flat_map(|folder| entries(folder));
             fitting.find(|path| file_name(path).starts_with(name.as_str()))
@@ -130,8 +94,7 @@ impl Compiler {
 
     /// The clippy of this compiler, where it has one.
     pub fn has_clippy(&self) -> bool {
-        self.sysroot.join("bin/cargo-clippy").is_file()
-            && self.sysroot.join("bin/clippy-driver").is_file()
+        self.sysroot.join("bin/cargo-clippy").is_file() && self.sysroot.join("bin/clippy-driver").is_file()
     }
 
     /// The folder of this compiler's programs.
@@ -152,9 +115,7 @@ pub fn current(cache: &Cache) -> Result<Compiler> {
     }
     step::run_within(
         "getting rust-src",
-        Command::new("rustup")
-            .args(["component", "add", "rust-src"])
-            .current_dir(place::workspace()),
+        Command::new("rustup").args(["component", "add", "rust-src"]).current_dir(place::workspace()),
         &cache.log("rust-src"),
         "Where rustup reaches its server, `rustup component add rust-src` mends this.",
         Some(RUSTUP_LIMIT),
@@ -175,19 +136,14 @@ fn in_sysroot(rustc: &mut Command) -> Result<PathBuf> {
     let sysroot = ask(rustc.args(["--print", "sysroot"]))?;
     let path = Path::new(sysroot.trim()).join("bin/rustc");
     if !path.is_file() {
-        bail!(
-            "rustc names {} as its home, but there is no bin/rustc in it",
-            sysroot.trim()
-        );
+        bail!("rustc names {} as its home, but there is no bin/rustc in it", sysroot.trim());
     }
     Ok(path)
 }
 
 fn has_core(sysroot: &Path) -> bool {
     let ready = entries(&sysroot.join("lib/rustlib").join(TARGET).join("lib"));
-    ready.iter().any(|path| {
-        file_name(path).starts_with("libcore-") && path.extension().is_some_and(|e| e == "rlib")
-    })
+    ready.iter().any(|path| file_name(path).starts_with("libcore-") && path.extension().is_some_and(|e| e == "rlib"))
 }
 
 fn has_source(sysroot: &Path) -> bool {
@@ -197,29 +153,21 @@ fn has_source(sysroot: &Path) -> bool {
 
 /// What is in a folder, sorted; nothing where it cannot be read.
 pub fn entries(folder: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     paths.sort();
     paths
 }
 
 /// The last part of a path, as text.
 pub fn file_name(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// What a short command prints; an error with its complaint where it fails.
 pub fn ask(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start {program}"))?;
+    let output = command.output().with_context(|| format!("cannot start {program}"))?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
         bail!("{program} failed ({}): {}", output.status, complaint.trim());

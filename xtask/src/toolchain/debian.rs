@@ -35,20 +35,11 @@ pub fn get(cache: &Cache) -> Result<Compiler> {
     let packages = packages(cache)?;
     let workshop = cache.workshop("debian")?;
     fetch(cache, &workshop, &packages)?;
-    fs::write(
-        workshop.path().join("root/rustc"),
-        wrapper(&workshop.path().join("root"))?,
-    )
-    .and_then(|()| {
-        fs::set_permissions(
-            workshop.path().join("root/rustc"),
-            fs::Permissions::from_mode(0o755),
-        )
-    })
-    .context("cannot write the compiler's wrapper")?;
+    fs::write(workshop.path().join("root/rustc"), wrapper(&workshop.path().join("root"))?)
+        .and_then(|()| fs::set_permissions(workshop.path().join("root/rustc"), fs::Permissions::from_mode(0o755)))
+        .context("cannot write the compiler's wrapper")?;
     workshop.deliver("root", &home)?;
-    let compiler = Compiler::probe(&home.join("rustc"))
-        .context("Debian's compiler does not run when unpacked")?;
+    let compiler = Compiler::probe(&home.join("rustc")).context("Debian's compiler does not run when unpacked")?;
     if compiler.build_std {
         bail!("Debian's {CORE} has no core that fits its {COMPILER}");
     }
@@ -57,18 +48,14 @@ pub fn get(cache: &Cache) -> Result<Compiler> {
 
 /// The packages to unpack, each as apt's NAME=VERSION.
 fn packages(cache: &Cache) -> Result<Vec<String>> {
-    if ask(Command::new("apt-get").arg("--version")).is_err()
-        || ask(Command::new("dpkg").arg("--version")).is_err()
-    {
+    if ask(Command::new("apt-get").arg("--version")).is_err() || ask(Command::new("dpkg").arg("--version")).is_err() {
         bail!("this is no Debian: apt-get and dpkg are missing");
     }
     if let Ok(list) = simulate() {
         return Ok(list);
     }
     if ask(Command::new("id").arg("-u"))?.trim() != "0" {
-        return simulate().context(format!(
-            "apt does not know {COMPILER} and {CORE}; {UPDATE} and try again"
-        ));
+        return simulate().context(format!("apt does not know {COMPILER} and {CORE}; {UPDATE} and try again"));
     }
     step::run(
         "updating apt's package lists",
@@ -76,29 +63,16 @@ fn packages(cache: &Cache) -> Result<Vec<String>> {
         &cache.log("apt-update"),
         "Mend apt's sources, then try again.",
     )?;
-    simulate().context(format!(
-        "apt's sources have no {COMPILER} and {CORE}; Debian 12's security updates do"
-    ))
+    simulate().context(format!("apt's sources have no {COMPILER} and {CORE}; Debian 12's security updates do"))
 }
 
 /// What apt would install for a compiler for BPF; asks, changes nothing, needs no privilege.
 fn simulate() -> Result<Vec<String>> {
     let mut apt = Command::new("apt-get");
-    apt.args([
-        "install",
-        "--simulate",
-        "--yes",
-        "--no-install-recommends",
-        COMPILER,
-        CORE,
-    ])
-    .env("LC_ALL", "C");
+    apt.args(["install", "--simulate", "--yes", "--no-install-recommends", COMPILER, CORE]).env("LC_ALL", "C");
     let list = needed(&ask(&mut apt)?);
     for name in [COMPILER, CORE] {
-        if !list
-            .iter()
-            .any(|package| package.starts_with(&format!("{name}=")))
-        {
+        if !list.iter().any(|package| package.starts_with(&format!("{name}="))) {
             bail!("{name} is installed already, but there is no compiler for BPF at {INSTALLED}");
         }
     }
@@ -110,8 +84,7 @@ fn simulate() -> Result<Vec<String>> {
 /// Headers and the host's C compiler are no part of what rustc needs to compile for BPF.
 fn needed(simulation: &str) -> Vec<String> {
     let of_rust = |name: &str| name.starts_with(COMPILER) || name.starts_with("libstd-rust-web");
-    let runtime =
-        |name: &str| name.starts_with("lib") && !name.ends_with("-dev") && !name.contains("gcc");
+    let runtime = |name: &str| name.starts_with("lib") && !name.ends_with("-dev") && !name.contains("gcc");
     simulation
         .lines()
         .filter_map(|line| {
@@ -123,28 +96,19 @@ fn needed(simulation: &str) -> Vec<String> {
 }
 
 fn fetch(cache: &Cache, workshop: &Workshop, packages: &[String]) -> Result<()> {
-    let (archives, root) = (
-        workshop.path().join("archives"),
-        workshop.path().join("root"),
-    );
+    let (archives, root) = (workshop.path().join("archives"), workshop.path().join("root"));
     for folder in [&archives, &root] {
         fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     step::run(
         "getting Debian's compiler for BPF (about 120 MB)",
-        Command::new("apt-get")
-            .arg("download")
-            .args(packages)
-            .current_dir(&archives),
+        Command::new("apt-get").arg("download").args(packages).current_dir(&archives),
         &cache.log("debian-download"),
         &format!("Where a package is not found any more, {UPDATE} and try again."),
     )?;
     for archive in entries(&archives) {
         step::run(
-            &format!(
-                "unpacking {}",
-                file_name(&archive).split('_').next().unwrap_or("a package")
-            ),
+            &format!("unpacking {}", file_name(&archive).split('_').next().unwrap_or("a package")),
             Command::new("dpkg").arg("-x").arg(&archive).arg(&root),
             &cache.log("debian-unpack"),
             "Is the disk of the cache full? WAYFORK_CACHE names another place.",
@@ -156,18 +120,12 @@ fn fetch(cache: &Cache, workshop: &Workshop, packages: &[String]) -> Result<()> 
 /// A script beside the unpacked tree that starts its rustc with its own libraries.
 fn wrapper(root: &Path) -> Result<String> {
     let lib = root.join("usr/lib");
-    let holds_driver = |folder: &PathBuf| {
-        entries(folder)
-            .iter()
-            .any(|p| file_name(p).starts_with("librustc_driver"))
-    };
+    let holds_driver = |folder: &PathBuf| entries(folder).iter().any(|p| file_name(p).starts_with("librustc_driver"));
     let folder = std::iter::once(lib.clone())
         .chain(entries(&lib))
         .find(holds_driver)
         .ok_or_else(|| anyhow!("Debian's {COMPILER} came without librustc_driver"))?;
-    let below = folder
-        .strip_prefix(root)
-        .context("the library folder is inside the tree")?;
+    let below = folder.strip_prefix(root).context("the library folder is inside the tree")?;
     Ok(format!(
         "#!/bin/sh\n\
          # Starts the rustc of the packages unpacked here with their libraries, not the system's.\n\

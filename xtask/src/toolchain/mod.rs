@@ -46,10 +46,7 @@ impl Way {
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        Self::value_variants()
-            .iter()
-            .copied()
-            .find(|way| way.name() == name)
+        Self::value_variants().iter().copied().find(|way| way.name() == name)
     }
 }
 
@@ -110,20 +107,14 @@ fn wanted() -> Result<Option<Way>> {
     };
     let name = value.to_string_lossy();
     let way = Way::from_name(&name).ok_or_else(|| {
-        anyhow!(
-            "{WAY_VARIABLE}={name} is no way to a compiler; set it to current, debian or nightly"
-        )
+        anyhow!("{WAY_VARIABLE}={name} is no way to a compiler; set it to current, debian or nightly")
     })?;
     Ok(Some(way))
 }
 
 /// Tries each way, or the one wanted, until a program has been built. Needs the cache's lock.
 fn find(cache: &Cache, wanted: Option<Way>) -> Result<Toolchain> {
-    let ways: Vec<Way> = Way::value_variants()
-        .iter()
-        .copied()
-        .filter(|way| wanted.is_none_or(|w| w == *way))
-        .collect();
+    let ways: Vec<Way> = Way::value_variants().iter().copied().filter(|way| wanted.is_none_or(|w| w == *way)).collect();
     let mut reasons = Vec::new();
     for way in ways {
         match try_way(cache, way) {
@@ -150,11 +141,7 @@ fn try_way(cache: &Cache, way: Way) -> Result<Toolchain> {
         Way::Nightly => compiler::nightly()?,
     };
     let linker = linker::get(cache, &compiler)?;
-    Ok(Toolchain {
-        way,
-        compiler,
-        linker,
-    })
+    Ok(Toolchain { way, compiler, linker })
 }
 
 /// `cargo SUBCOMMAND` for the BPF target, whatever the user has set for other targets.

@@ -30,8 +30,7 @@ pub fn run(cache: &Cache, compiler: &Compiler, linker: &Path) -> Result<()> {
         "This compiler and this linker cannot build for BPF together.",
     )?;
     let object = target.join(TARGET).join("release/proof");
-    let bytes =
-        fs::read(&object).with_context(|| format!("the linker left no {}", object.display()))?;
+    let bytes = fs::read(&object).with_context(|| format!("the linker left no {}", object.display()))?;
     match elf::not_bpf_with_btf(&bytes) {
         Some(fault) => bail!("{} made no BPF program: {fault}", linker.display()),
         None => Ok(()),

@@ -43,11 +43,7 @@ pub fn load(cache: &Cache, wanted: Option<Way>) -> Option<Toolchain> {
     if !linker.is_file() {
         return None;
     }
-    let known = Toolchain {
-        way,
-        compiler: Compiler::probe(&rustc).ok()?,
-        linker,
-    };
+    let known = Toolchain { way, compiler: Compiler::probe(&rustc).ok()?, linker };
     // The whole text and not a version: a compiler updated in place is another compiler.
     (render(&known) == text).then_some(known)
 }

@@ -1,0 +1,384 @@
+//! Wayfork's own nftables table: `[[mark]]` on the stack's way.
+//!
+//! Table `inet wayfork` has the base chain `marks` (prerouting, priority -150) and, for every statement, a chain `mark-N` with
+//! a rule per alternative; an alternative that matches returns, so that it is the only one of its statement. The whole table
+//! is replaced in one transaction. Its user data carry the digest of what it was made from.
+
+use super::wire::{self, Attrs, Request, Wire};
+use super::{Error, Result};
+use crate::model::{Family, MarkRule, MarkSelectors, PortRange};
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use std::collections::BTreeMap;
+use std::io;
+
+mod uapi;
+
+pub(super) use uapi::*;
+
+/// The table's name, in family inet.
+pub const OWN_TABLE: &str = "wayfork";
+/// Not `mark`: that is a keyword of nft, and a saved rule set with such a chain cannot be loaded again.
+const OWN_CHAIN: &str = "marks";
+/// NF_IP_PRI_MANGLE: after conntrack, before destination NAT.
+const OWN_PRIORITY: i32 = -150;
+
+/// User data are a list of (type, length, value), a byte each for the first two: libnftnl's form, which nft must be able to
+/// read past. The type is one that nft does not use. The value: the digest, and how many chains and rules there are, 8 bytes each.
+const USERDATA: [u8; 2] = [0x57, 16];
+
+/// The digest that the installed table was made from; None where there is no such table (or no nf_tables in the kernel). Some(0) where there is one that is not
+/// as it was made: changed by hand, dormant, or without a digest.
+///
+/// Chains and rules take their handles from one counter of the table (`nf_tables_alloc_handle`), so a table that is as it was
+/// made has exactly the handles 1 to N.
+pub(super) fn mark_chain() -> Result<Option<u64>> {
+    read_digest().map_err(|cause| Error::new(format!("read nftables table inet {OWN_TABLE}"), cause))
+}
+
+fn read_digest() -> io::Result<Option<u64>> {
+    let mut wire = match Wire::open(NETLINK_NETFILTER) {
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
+        opened => opened?,
+    };
+    let body = Attrs::after(&nfgenmsg(NFPROTO_INET, 0)).string(NFTA_TABLE_NAME, OWN_TABLE).done();
+    let table = match wire.get(message_type(NFT_MSG_GETTABLE), &body) {
+        // Not ENOENT: the whole subsystem is missing (`nfnetlink_rcv_msg`).
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
+        answer => answer?,
+    };
+    let Some(table) = table else { return Ok(None) };
+    let attributes = wire::attributes_after(NFGENMSG, &table.body)?;
+    let dormant =
+        wire::find(&attributes, NFTA_TABLE_FLAGS).and_then(wire::be32).unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
+    let Some((digest, objects)) = wire::find(&attributes, NFTA_TABLE_USERDATA).and_then(split_userdata) else {
+        return Ok(Some(0));
+    };
+    let mut handles = Vec::new();
+    for (get, handle) in [(NFT_MSG_GETCHAIN, NFTA_CHAIN_HANDLE), (NFT_MSG_GETRULE, NFTA_RULE_HANDLE)] {
+        // GETRULE can be limited to a table, GETCHAIN cannot.
+        let body = Attrs::after(&nfgenmsg(NFPROTO_INET, 0)).string(NFTA_RULE_TABLE, OWN_TABLE).done();
+        for message in wire.dump(message_type(get), &body)? {
+            let attributes = wire::attributes_after(NFGENMSG, &message.body)?;
+            if wire::find(&attributes, NFTA_RULE_TABLE).map(wire::string).as_deref() == Some(OWN_TABLE) {
+                handles.extend(wire::find(&attributes, handle).and_then(|value| value.first_chunk().copied()));
+            }
+        }
+    }
+    let mut handles: Vec<u64> = handles.into_iter().map(u64::from_be_bytes).collect();
+    handles.sort_unstable();
+    let untouched = !dormant && handles.iter().copied().eq(1..=objects);
+    Ok(Some(if untouched { digest } else { 0 }))
+}
+
+fn split_userdata(value: &[u8]) -> Option<(u64, u64)> {
+    let (digest, objects) = value.strip_prefix(&USERDATA)?.split_first_chunk()?;
+    Some((u64::from_be_bytes(*digest), u64::from_be_bytes(objects.try_into().ok()?)))
+}
+
+/// Replaces the table in one transaction; an empty list removes it.
+pub(super) fn set_mark_chain(marks: &[MarkRule], digest: u64) -> Result<()> {
+    if marks.is_empty() {
+        return remove();
+    }
+    let what = || format!("install nftables table inet {OWN_TABLE}");
+    let mut wire = Wire::open(NETLINK_NETFILTER).map_err(|cause| refused(what(), cause))?;
+    let mut batch = Batch::default();
+    // Adding first makes the deletion succeed whether or not there was a table.
+    batch.push("table", NFT_MSG_NEWTABLE, NLM_F_CREATE, table());
+    batch.push("the old table", NFT_MSG_DELTABLE, 0, table());
+
+    let mut statements: BTreeMap<u32, Vec<&MarkRule>> = BTreeMap::new();
+    for mark in marks {
+        statements.entry(mark.statement).or_default().push(mark);
+    }
+    let mut rules = Vec::new();
+    for (statement, alternatives) in &statements {
+        let chain = statement_chain(*statement);
+        rules.push((OWN_CHAIN.to_owned(), Attrs::default().nested(NFTA_LIST_ELEM, verdict(NFT_JUMP, Some(&chain)))));
+        for mark in alternatives {
+            rules.extend(rules_of(mark).into_iter().map(|rule| (chain.clone(), rule)));
+        }
+    }
+    let objects = (1 + statements.len() + rules.len()) as u64;
+    let userdata = [&USERDATA[..], &digest.to_be_bytes(), &objects.to_be_bytes()].concat();
+    batch.push("table", NFT_MSG_NEWTABLE, NLM_F_CREATE, table().bytes(NFTA_TABLE_USERDATA, &userdata));
+    batch.push("chain marks", NFT_MSG_NEWCHAIN, NLM_F_CREATE, base_chain());
+    for statement in statements.keys() {
+        let name = statement_chain(*statement);
+        let body = table_of(NFTA_CHAIN_TABLE).string(NFTA_CHAIN_NAME, &name);
+        batch.push(&format!("chain {name}"), NFT_MSG_NEWCHAIN, NLM_F_CREATE, body);
+    }
+    for (chain, expressions) in rules {
+        let body = table_of(NFTA_RULE_TABLE).string(NFTA_RULE_CHAIN, &chain).nested(NFTA_RULE_EXPRESSIONS, expressions);
+        batch.push(&format!("a rule of chain {chain}"), NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body);
+    }
+    batch.commit(&mut wire).map_err(|(part, cause)| refused(format!("{}: {part}", what()), cause))
+}
+
+fn remove() -> Result<()> {
+    let what = || format!("remove nftables table inet {OWN_TABLE}");
+    let mut wire = match Wire::open(NETLINK_NETFILTER) {
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(()),
+        opened => opened.map_err(|cause| Error::new(what(), cause))?,
+    };
+    let mut batch = Batch::default();
+    batch.push("table", NFT_MSG_DELTABLE, 0, table());
+    match batch.commit(&mut wire) {
+        // There is none; or, with EOPNOTSUPP, no nf_tables in this kernel at all (`nfnetlink_rcv_batch`).
+        Err((_, cause)) if matches!(cause.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => Ok(()),
+        answer => answer.map_err(|(_, cause)| Error::new(what(), cause)),
+    }
+}
+
+fn refused(what: String, cause: io::Error) -> Error {
+    let mut error = Error::new(what, cause);
+    if matches!(error.errno(), libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENOENT | libc::EAFNOSUPPORT) {
+        error.help = Some(
+            "[[mark]] needs nftables in the kernel: CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET, or the module nf_tables; \
+             without it, take the [[mark]] sections out of the file",
+        );
+    }
+    error
+}
+
+/// A transaction of nf_tables: all of it or nothing.
+#[derive(Default)]
+pub(super) struct Batch {
+    parts: Vec<(String, Request)>,
+}
+
+impl Batch {
+    /// Adds a message; `part` names it in an error.
+    pub fn push(&mut self, part: &str, message: u16, flags: u16, body: Attrs) {
+        self.parts.push((part.to_owned(), Request { kind: message_type(message), flags, body: body.done() }));
+    }
+
+    /// Sends it; the part that was refused, and why.
+    pub fn commit(self, wire: &mut Wire) -> Result<(), (String, io::Error)> {
+        let frame = |kind| Request { kind, flags: 0, body: nfgenmsg(0, NFNL_SUBSYS_NFTABLES).to_vec() };
+        let (mut names, mut requests): (Vec<_>, Vec<_>) = self.parts.into_iter().unzip();
+        if let Some(last) = requests.last_mut() {
+            last.flags |= NLM_F_ACK;
+        }
+        requests.insert(0, frame(NFNL_MSG_BATCH_BEGIN));
+        names.insert(0, "the transaction".to_owned());
+        let last = requests.len() - 1;
+        requests.push(frame(NFNL_MSG_BATCH_END));
+        wire.batch(&requests, last).map_err(|(index, cause)| (names.get(index).cloned().unwrap_or_default(), cause))
+    }
+}
+
+fn statement_chain(statement: u32) -> String {
+    format!("mark-{statement}")
+}
+
+fn table() -> Attrs {
+    table_of(NFTA_TABLE_NAME)
+}
+
+fn table_of(attribute: u16) -> Attrs {
+    Attrs::after(&nfgenmsg(NFPROTO_INET, 0)).string(attribute, OWN_TABLE)
+}
+
+fn base_chain() -> Attrs {
+    let hook = Attrs::default()
+        .be32(NFTA_HOOK_HOOKNUM, NF_INET_PRE_ROUTING)
+        .be32(NFTA_HOOK_PRIORITY, OWN_PRIORITY.cast_unsigned());
+    table_of(NFTA_CHAIN_TABLE)
+        .string(NFTA_CHAIN_NAME, OWN_CHAIN)
+        .nested(NFTA_CHAIN_HOOK, hook)
+        .string(NFTA_CHAIN_TYPE, "filter")
+        .be32(NFTA_CHAIN_POLICY, NF_ACCEPT)
+}
+
+/// Where the ports of a protocol stand, in bytes after the IP header: the protocols that have ports in `proto_ports_offset()`
+/// (include/linux/ip.h), which the rules of the RPDB go by. Any other protocol has none, whatever stands there.
+fn ports_offset(protocol: u8) -> Option<u32> {
+    match i32::from(protocol) {
+        libc::IPPROTO_TCP
+        | libc::IPPROTO_UDP
+        | libc::IPPROTO_DCCP
+        | libc::IPPROTO_ESP
+        | libc::IPPROTO_SCTP
+        | libc::IPPROTO_UDPLITE => Some(0),
+        libc::IPPROTO_AH => Some(4),
+        _ => None,
+    }
+}
+
+/// The rules of one alternative: one, but where it names ports one for each protocol that has ports and that it may mean.
+fn rules_of(mark: &MarkRule) -> Vec<Attrs> {
+    let MarkSelectors { ipproto, sport, dport, .. } = &mark.selectors;
+    if sport.is_none() && dport.is_none() {
+        return vec![rule(mark, *ipproto, 0)];
+    }
+    let meant = ipproto.map_or(0..=u8::MAX, |protocol| protocol..=protocol);
+    meant.filter_map(|protocol| Some(rule(mark, Some(protocol), ports_offset(protocol)?))).collect()
+}
+
+/// The expressions of one alternative.
+fn rule(mark: &MarkRule, protocol: Option<u8>, ports: u32) -> Attrs {
+    let MarkSelectors { iif, fwmark, from, to, ipproto: _, sport, dport, dscp } = &mark.selectors;
+    let mut list = Expressions::default();
+    let nfproto = match mark.family {
+        Family::Ipv4 => NFPROTO_IPV4,
+        Family::Ipv6 => NFPROTO_IPV6,
+    };
+    list.meta(NFT_META_NFPROTO).equal(&[nfproto]);
+    if let Some(name) = iif {
+        // All 16 bytes, so that `eth1` is not taken for the start of `eth10`.
+        let mut padded = [0; libc::IFNAMSIZ];
+        let length = name.len().min(libc::IFNAMSIZ - 1);
+        padded[..length].copy_from_slice(&name.as_bytes()[..length]);
+        list.meta(NFT_META_IIFNAME).equal(&padded);
+    }
+    if let Some((value, mask)) = fwmark {
+        list.meta(NFT_META_MARK).masked(&mask.to_ne_bytes()).equal(&(value & mask).to_ne_bytes());
+    }
+    let (source, destination) = match mark.family {
+        Family::Ipv4 => (12, 16),
+        Family::Ipv6 => (8, 24),
+    };
+    for (net, offset) in [(from, source), (to, destination)] {
+        if let Some(net) = net {
+            list.prefix(*net, offset);
+        }
+    }
+    if let Some(dscp) = dscp {
+        // IPv4: the upper 6 bits of the second octet. IPv6: the upper 6 bits of the traffic class, which starts at bit 4.
+        match mark.family {
+            Family::Ipv4 => list.payload(NFT_PAYLOAD_NETWORK_HEADER, 1, 1).masked(&[0xfc]).equal(&[dscp << 2]),
+            Family::Ipv6 => list
+                .payload(NFT_PAYLOAD_NETWORK_HEADER, 0, 2)
+                .masked(&0x0fc0_u16.to_be_bytes())
+                .equal(&(u16::from(*dscp) << 6).to_be_bytes()),
+        };
+    }
+    if let Some(protocol) = protocol {
+        list.meta(NFT_META_L4PROTO).equal(&[protocol]);
+    }
+    for (range, offset) in [(sport, ports), (dport, ports + 2)] {
+        if let Some(range) = range {
+            list.payload(NFT_PAYLOAD_TRANSPORT_HEADER, offset, 2).range(*range);
+        }
+    }
+    list.set_mark(mark.value, mark.mask);
+    list.push(verdict(NFT_RETURN, None));
+    list.0
+}
+
+/// Expressions of one rule; all of them work on register 1.
+#[derive(Default)]
+struct Expressions(Attrs);
+
+impl Expressions {
+    fn push(&mut self, expression: Attrs) -> &mut Self {
+        self.0 = std::mem::take(&mut self.0).nested(NFTA_LIST_ELEM, expression);
+        self
+    }
+
+    fn meta(&mut self, key: u32) -> &mut Self {
+        let data = Attrs::default().be32(NFTA_META_DREG, NFT_REG_1).be32(NFTA_META_KEY, key);
+        self.push(expression("meta", data))
+    }
+
+    fn payload(&mut self, base: u32, offset: u32, length: u32) -> &mut Self {
+        let data = Attrs::default()
+            .be32(NFTA_PAYLOAD_DREG, NFT_REG_1)
+            .be32(NFTA_PAYLOAD_BASE, base)
+            .be32(NFTA_PAYLOAD_OFFSET, offset)
+            .be32(NFTA_PAYLOAD_LEN, length);
+        self.push(expression("payload", data))
+    }
+
+    /// Keeps the bits of `mask`; nothing is written for a full one.
+    fn masked(&mut self, mask: &[u8]) -> &mut Self {
+        if mask.iter().all(|byte| *byte == u8::MAX) {
+            return self;
+        }
+        self.bitwise(mask, &vec![0; mask.len()])
+    }
+
+    /// Register & mask ^ xor.
+    fn bitwise(&mut self, mask: &[u8], xor: &[u8]) -> &mut Self {
+        let data = Attrs::default()
+            .be32(NFTA_BITWISE_SREG, NFT_REG_1)
+            .be32(NFTA_BITWISE_DREG, NFT_REG_1)
+            .be32(NFTA_BITWISE_LEN, mask.len() as u32)
+            .nested(NFTA_BITWISE_MASK, value(mask))
+            .nested(NFTA_BITWISE_XOR, value(xor));
+        self.push(expression("bitwise", data))
+    }
+
+    fn equal(&mut self, wanted: &[u8]) -> &mut Self {
+        let data = Attrs::default()
+            .be32(NFTA_CMP_SREG, NFT_REG_1)
+            .be32(NFTA_CMP_OP, NFT_CMP_EQ)
+            .nested(NFTA_CMP_DATA, value(wanted));
+        self.push(expression("cmp", data))
+    }
+
+    fn range(&mut self, ports: PortRange) -> &mut Self {
+        if ports.start == ports.end {
+            return self.equal(&ports.start.to_be_bytes());
+        }
+        let data = Attrs::default()
+            .be32(NFTA_RANGE_SREG, NFT_REG_1)
+            .be32(NFTA_RANGE_OP, NFT_RANGE_EQ)
+            .nested(NFTA_RANGE_FROM_DATA, value(&ports.start.to_be_bytes()))
+            .nested(NFTA_RANGE_TO_DATA, value(&ports.end.to_be_bytes()));
+        self.push(expression("range", data))
+    }
+
+    fn prefix(&mut self, net: IpNet, offset: u32) -> &mut Self {
+        let octets = |addr: std::net::IpAddr| match addr {
+            std::net::IpAddr::V4(addr) => addr.octets().to_vec(),
+            std::net::IpAddr::V6(addr) => addr.octets().to_vec(),
+        };
+        if net.prefix_len() == 0 {
+            return self;
+        }
+        let network = octets(net.network());
+        self.payload(NFT_PAYLOAD_NETWORK_HEADER, offset, network.len() as u32)
+            .masked(&octets(net.netmask()))
+            .equal(&network)
+    }
+
+    fn set_mark(&mut self, set: u32, mask: u32) -> &mut Self {
+        if mask == u32::MAX {
+            let data = Attrs::default()
+                .be32(NFTA_IMMEDIATE_DREG, NFT_REG_1)
+                .nested(NFTA_IMMEDIATE_DATA, value(&set.to_ne_bytes()));
+            self.push(expression("immediate", data));
+        } else {
+            self.meta(NFT_META_MARK).bitwise(&(!mask).to_ne_bytes(), &(set & mask).to_ne_bytes());
+        }
+        let data = Attrs::default().be32(NFTA_META_KEY, NFT_META_MARK).be32(NFTA_META_SREG, NFT_REG_1);
+        self.push(expression("meta", data))
+    }
+}
+
+fn expression(name: &str, data: Attrs) -> Attrs {
+    Attrs::default().string(NFTA_EXPR_NAME, name).nested(NFTA_EXPR_DATA, data)
+}
+
+fn value(bytes: &[u8]) -> Attrs {
+    Attrs::default().bytes(NFTA_DATA_VALUE, bytes)
+}
+
+fn verdict(code: i32, chain: Option<&str>) -> Attrs {
+    let mut verdict = Attrs::default().be32(NFTA_VERDICT_CODE, code.cast_unsigned());
+    if let Some(chain) = chain {
+        verdict = verdict.string(NFTA_VERDICT_CHAIN, chain);
+    }
+    let data = Attrs::default()
+        .be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)
+        .nested(NFTA_IMMEDIATE_DATA, Attrs::default().nested(NFTA_DATA_VERDICT, verdict));
+    expression("immediate", data)
+}
+
+#[cfg(test)]
+#[path = "nft_tests.rs"]
+mod tests;
