@@ -12,9 +12,11 @@ use crate::{
     toolchain::{self, Toolchain},
 };
 
+type Check = fn() -> Result<()>;
+
 /// `cargo xtask lint`: every check runs, so that one round shows all there is to mend.
 pub fn command() -> Result<ExitCode> {
-    let checks: [(&str, fn() -> Result<()>); 4] = [
+    let checks: [(&str, Check); 4] = [
         ("formatting", formatting),
         ("clippy", clippy_host),
         ("clippy of the eBPF program", clippy_ebpf),

@@ -46,12 +46,10 @@ pub struct Cache {
 impl Cache {
     /// Opens `$WAYFORK_CACHE`, `$XDG_CACHE_HOME/wayfork` or `~/.cache/wayfork`, making it where it is missing.
     pub fn open() -> Result<Self> {
-        let from = |name: &str, below: &str| {
-            env::var_os(name).filter(|value| !value.is_empty()).map(|value| Path::new(&value).join(below))
-        };
-        let root = from("WAYFORK_CACHE", "")
-            .or_else(|| from("XDG_CACHE_HOME", "wayfork"))
-            .or_else(|| from("HOME", ".cache/wayfork"))
+        let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let root = set("WAYFORK_CACHE")
+            .or_else(|| set("XDG_CACHE_HOME").map(|caches| caches.join("wayfork")))
+            .or_else(|| set("HOME").map(|home| home.join(".cache/wayfork")))
             .ok_or_else(|| anyhow!("no folder for the cache: set WAYFORK_CACHE or HOME"))?;
         let root = std::path::absolute(&root).with_context(|| format!("the cache folder {}", root.display()))?;
         for folder in ["logs", "tmp"] {

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test, and one line with the sum.
 
 use std::{
+    env,
     ffi::OsString,
     io::{BufRead as _, BufReader},
     process::{Command, ExitCode, Stdio},
@@ -23,15 +24,20 @@ pub fn command(args: &[OsString]) -> Result<ExitCode> {
     let mut sum = Sum::default();
 
     // The eBPF crate has nothing that runs on the host.
-    run(&["--workspace", "--exclude", "router-ebpf", "--exclude", PRIVILEGED], None, args, &mut sum)?;
-
-    let of_kernel = &["--package", PRIVILEGED];
+    let all = ["--workspace", "--exclude", "router-ebpf"];
+    let of_host = ["--workspace", "--exclude", "router-ebpf", "--exclude", PRIVILEGED];
+    let of_kernel = ["--package", PRIVILEGED];
     let privilege = privilege::find();
     match privilege {
-        Privilege::Own => run(of_kernel, None, args, &mut sum)?,
-        Privilege::Sudo => run(of_kernel, Some("sudo -E"), args, &mut sum)?,
+        // Two rounds would build what they share twice: which packages are tested decides which features are on.
+        Privilege::Own => run(&all, &[], args, &mut sum)?,
+        Privilege::Sudo => {
+            run(&of_host, &[], args, &mut sum)?;
+            run(&of_kernel, &through_sudo(), args, &mut sum)?;
+        }
         Privilege::None(why) => {
-            let left_out = count(of_kernel)?;
+            run(&of_host, &[], args, &mut sum)?;
+            let left_out = count(&of_kernel)?;
             sum.skipped += left_out;
             eprintln!("\nLEFT OUT: all {left_out} tests of {PRIVILEGED}, since {why}.");
             eprintln!(
@@ -46,7 +52,7 @@ pub fn command(args: &[OsString]) -> Result<ExitCode> {
     Ok(if sum.failed > 0 || hollow { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn run(packages: &[&str], runner: Option<&str>, args: &[OsString], sum: &mut Sum) -> Result<()> {
+fn run(packages: &[&str], runner: &[String], args: &[OsString], sum: &mut Sum) -> Result<()> {
     let mut cargo = cargo_test(packages, runner);
     cargo.arg("--").args(args);
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
@@ -69,19 +75,37 @@ fn run(packages: &[&str], runner: Option<&str>, args: &[OsString], sum: &mut Sum
     Ok(())
 }
 
-fn cargo_test(packages: &[&str], runner: Option<&str>) -> Command {
+fn cargo_test(packages: &[&str], runner: &[String]) -> Command {
     let mut cargo = build::cargo("test");
     cargo.args(packages).arg("--no-fail-fast");
-    if let Some(runner) = runner {
+    if !runner.is_empty() {
         // Only the test programs run through it: cargo and what it writes stay the user's.
-        cargo.args(["--config", &format!("target.'cfg(all())'.runner = '{runner}'")]);
+        let words: Vec<_> = runner.iter().map(|word| format!("'{word}'")).collect();
+        cargo.args(["--config", &format!("target.'cfg(all())'.runner = [{}]", words.join(", "))]);
     }
     cargo
 }
 
+/// What starts a test program as root. sudo drops the environment, and often may not keep it: what test programs
+/// listen to is set anew behind it.
+fn through_sudo() -> Vec<String> {
+    let heard = |name: &str| {
+        ["RUST_", "WAYFORK_", "PROPTEST_"].iter().any(|prefix| name.starts_with(prefix))
+            || matches!(name, "CI" | "NO_COLOR")
+    };
+    let variables =
+        env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    // A quote or a line break would end the word in the configuration that carries it.
+    let plain = variables.filter(|(name, value)| heard(name) && !value.contains(['\'', '\n']));
+    ["sudo".to_owned(), "env".to_owned()]
+        .into_iter()
+        .chain(plain.map(|(name, value)| format!("{name}={value}")))
+        .collect()
+}
+
 /// How many tests there are, without running one.
 fn count(packages: &[&str]) -> Result<u64> {
-    let mut cargo = cargo_test(packages, None);
+    let mut cargo = cargo_test(packages, &[]);
     let output = cargo.args(["--", "--list"]).stderr(Stdio::inherit()).output().context("cannot start cargo test")?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.ends_with(": test")).count() as u64)
 }

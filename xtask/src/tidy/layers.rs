@@ -95,7 +95,7 @@ fn mentions<'a>(code: &'a str, names: &[&str]) -> Vec<(usize, &'a str)> {
         let fits = |name: &&str| {
             if name.ends_with('_') { word.starts_with(*name) } else { word == *name }
         };
-        if names.iter().any(|name| fits(&name)) && in_path(&code[..start], &code[end..]) {
+        if names.iter().any(fits) && in_path(&code[..start], &code[end..]) {
             let line = code[..start].matches('\n').count() + 1;
             if found.last().is_none_or(|(last, _)| *last != line) {
                 found.push((line, word));

@@ -83,11 +83,12 @@ fn character(chars: &[char], start: usize) -> usize {
     }
 }
 
-/// True where the character before belongs to the same word; `br"…"` is a raw string all the same.
+/// True where the character at `at` is in the middle of a word. The `r` of `br"…"` is not: a raw string begins there.
 fn in_word(chars: &[char], at: usize) -> bool {
     let before = |back: usize| at.checked_sub(back).map(|at| chars[at]);
     let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    word(before(1)) && !(matches!(before(1), Some('b' | 'c')) && !word(before(2)))
+    let prefix = matches!(before(1), Some('b' | 'c')) && !word(before(2));
+    word(before(1)) && !prefix
 }
 
 #[cfg(test)]
