@@ -8,3 +8,4 @@ pub mod compile;
 pub mod kernel;
 pub mod model;
 pub mod policy;
+pub mod proof;

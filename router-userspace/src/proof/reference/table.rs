@@ -1,0 +1,225 @@
+//! What one table answers: `fib_table_lookup` (net/ipv4/fib_trie.c), `fib6_table_lookup` and `rt6_select` (net/ipv6/route.c).
+
+use super::Flow;
+use crate::model::{Family, Host, NeighbourState, NextHop, Route, RouteKind};
+use ipnet::IpNet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+/// The kernel's index of the loopback interface, in every namespace.
+pub const LOOPBACK: u32 = 1;
+
+/// What a table answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has no such route, or there is no such table: on to the next rule.
+    NoRoute,
+    /// A route without an error. The next hops are those among which the kernel may choose.
+    Found {
+        /// Index in `Host::routes`.
+        route: usize,
+        /// Indexes of the next hops that may be chosen; never empty.
+        hops: Vec<usize>,
+    },
+    /// A `throw`, `blackhole`, `unreachable` or `prohibit` route.
+    Refused(usize),
+    /// A route of a type that is not known here.
+    Unknown(usize),
+}
+
+/// The FIB, arranged for looking up: per table, longest prefix first.
+pub struct Fib<'a> {
+    host: &'a Host,
+    tables: HashMap<(Family, u32), Table>,
+}
+
+/// Prefixes by length, longest first; under each prefix its routes in the order in which the kernel looks at them.
+type Table = BTreeMap<Reverse<u8>, HashMap<IpNet, Vec<usize>>>;
+
+impl<'a> Fib<'a> {
+    /// Arranges the routes of a host.
+    pub fn new(host: &'a Host) -> Self {
+        let mut tables: HashMap<(Family, u32), Table> = HashMap::new();
+        for (index, route) in host.routes.iter().enumerate() {
+            let table = tables.entry((route.family, route.table)).or_default();
+            table.entry(Reverse(route.dst.prefix_len())).or_default().entry(route.dst.trunc()).or_default().push(index);
+        }
+        for routes in
+            tables.values_mut().flat_map(|table| table.values_mut()).flat_map(|by_prefix| by_prefix.values_mut())
+        {
+            // The dump has equal routes in the kernel's order; the sort is stable and keeps it.
+            routes.sort_by_key(|index| order(&host.routes[*index]));
+        }
+        Fib { host, tables }
+    }
+
+    /// What `table` answers to `flow`.
+    pub fn lookup(&self, table: u32, flow: &Flow) -> Answer {
+        let family = Family::of(flow.daddr);
+        let Some(table) = self.tables.get(&(family, table)) else { return Answer::NoRoute };
+        match family {
+            Family::Ipv4 => self.lookup4(&[table], flow),
+            Family::Ipv6 => self.lookup6(table, flow),
+        }
+    }
+
+    /// What IPv4's `local` and `main` answer together, as one trie: they are one until the first rule is added
+    /// (`fib_trie_unmerge`). Of equal prefixes `local`'s goes first.
+    pub fn lookup_merged(&self, tables: &[u32], flow: &Flow) -> Answer {
+        let tables: Vec<&Table> = tables.iter().filter_map(|id| self.tables.get(&(Family::Ipv4, *id))).collect();
+        self.lookup4(&tables, flow)
+    }
+
+    fn lookup4(&self, tables: &[&Table], flow: &Flow) -> Answer {
+        for length in (0..=32).rev() {
+            let Some(prefix) = prefix_of(flow.daddr, length) else { continue };
+            for routes in tables.iter().filter_map(|table| table.get(&Reverse(length))?.get(&prefix)) {
+                for index in routes {
+                    let route = &self.host.routes[*index];
+                    if route.tos != 0 && route.tos & 0xfc != flow.dsfield & 0x1c {
+                        continue;
+                    }
+                    match route.kind {
+                        RouteKind::Throw | RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
+                            return Answer::Refused(*index);
+                        }
+                        RouteKind::Unknown(_) => return Answer::Unknown(*index),
+                        _ => {}
+                    }
+                    let hops: Vec<usize> =
+                        (0..route.nexthops.len()).filter(|hop| self.usable4(&route.nexthops[*hop])).collect();
+                    if !hops.is_empty() {
+                        return Answer::Found { route: *index, hops };
+                    }
+                    // A next-hop object without a live next hop leaves the whole prefix (`goto miss`).
+                    if route.nhid != 0 {
+                        break;
+                    }
+                }
+            }
+        }
+        Answer::NoRoute
+    }
+
+    /// `fib_lookup_good_nhc`.
+    fn usable4(&self, hop: &NextHop) -> bool {
+        let ignores = self.host.settings.all_v4.ignore_linkdown
+            || self.host.links.get(&hop.dev).is_some_and(|link| link.v4.ignore_linkdown);
+        !(hop.dead || hop.linkdown && ignores)
+    }
+
+    fn lookup6(&self, table: &Table, flow: &Flow) -> Answer {
+        // A host that does not forward prefers reachable gateways at first (`ip6_pol_route`).
+        let passes: &[bool] = if self.host.settings.all_v6.forwarding { &[false] } else { &[true, false] };
+        for reachable in passes {
+            for (Reverse(length), prefixes) in table {
+                let Some(routes) = prefix_of(flow.daddr, *length).and_then(|prefix| prefixes.get(&prefix)) else {
+                    continue;
+                };
+                let mut rest = routes.as_slice();
+                // Source-specific routes of one prefix, longest source first; each source is a node of its own.
+                while let Some(first) = rest.first() {
+                    let src = self.host.routes[*first].src;
+                    let count = rest.iter().take_while(|index| self.host.routes[**index].src == src).count();
+                    let (node, others) = rest.split_at(count);
+                    rest = others;
+                    if src.is_some_and(|src| src.prefix_len() != 0 && !src.contains(&flow.saddr)) {
+                        continue;
+                    }
+                    if let Some(answer) = self.select6(node, flow, *reachable) {
+                        return answer;
+                    }
+                }
+            }
+        }
+        Answer::NoRoute
+    }
+
+    /// `find_rr_leaf`: the best of the lowest metric; if none will do, the best of all others together.
+    fn select6(&self, node: &[usize], flow: &Flow, reachable: bool) -> Option<Answer> {
+        let metric = self.host.routes[*node.first()?].metric;
+        let (lowest, others): (Vec<usize>, Vec<usize>) =
+            node.iter().partition(|index| self.host.routes[**index].metric == metric);
+        let chosen = self.best6(&lowest, flow, reachable).or_else(|| self.best6(&others, flow, reachable))?;
+        let route = &self.host.routes[chosen];
+        Some(match route.kind {
+            RouteKind::Throw | RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
+                Answer::Refused(chosen)
+            }
+            RouteKind::Unknown(_) => Answer::Unknown(chosen),
+            _ => {
+                let all = 0..route.nexthops.len();
+                Answer::Found { route: chosen, hops: all.filter(|hop| self.usable6(&route.nexthops[*hop])).collect() }
+            }
+        })
+    }
+
+    /// The first of the routes with the highest score.
+    fn best6(&self, routes: &[usize], flow: &Flow, reachable: bool) -> Option<usize> {
+        let mut best: Option<(i32, usize)> = None;
+        for index in routes {
+            let route = &self.host.routes[*index];
+            // A route without a next hop (blackhole, …) stands on the loopback device.
+            let on_loopback = [NextHop { dev: LOOPBACK, ..NextHop::default() }];
+            let hops = if route.nexthops.is_empty() { &on_loopback } else { route.nexthops.as_slice() };
+            for hop in hops {
+                if let Some(score) = self.score6(route, hop, flow, reachable)
+                    && best.is_none_or(|(highest, _)| score > highest)
+                {
+                    best = Some((score, *index));
+                }
+            }
+        }
+        best.map(|(_, index)| index)
+    }
+
+    /// `find_match` and `rt6_score_route`: the ingress interface and the router preference count.
+    fn score6(&self, route: &Route, hop: &NextHop, flow: &Flow, reachable: bool) -> Option<i32> {
+        if !self.usable6(hop) {
+            return None;
+        }
+        let same_device = flow.oif6 == 0 || hop.dev == flow.oif6;
+        if !same_device && needs_strict(flow.daddr) {
+            return None;
+        }
+        if reachable
+            && let Some(via) = hop.via
+            && self.failed(hop.dev, via)
+        {
+            return None;
+        }
+        // IPV6_DECODE_PREF: low 1, medium 2, high 3.
+        let preference = i32::from(route.pref & 3 ^ 2);
+        Some(if same_device { 2 } else { 0 } | preference << 2)
+    }
+
+    /// Next hops that `find_match` and `rt6_multipath_rebalance` leave in.
+    fn usable6(&self, hop: &NextHop) -> bool {
+        let ignores = self.host.links.get(&hop.dev).is_some_and(|link| link.v6.ignore_linkdown);
+        !(hop.dead || hop.linkdown && ignores)
+    }
+
+    /// `rt6_check_neigh` with CONFIG_IPV6_ROUTER_PREF: only a neighbour that failed counts against a gateway.
+    fn failed(&self, dev: u32, via: IpAddr) -> bool {
+        self.host.neighbours.iter().any(|n| n.index == dev && n.addr == via && n.state == NeighbourState::Failed)
+    }
+}
+
+/// Where a route stands among those of its prefix: IPv4 has higher TOS first (`fib_find_alias`), IPv6 longer sources first.
+fn order(route: &Route) -> (Reverse<u8>, Reverse<u8>, u32) {
+    (Reverse(route.src.map_or(0, |src| src.prefix_len())), Reverse(route.tos), route.metric)
+}
+
+/// The prefix of that length which holds the address.
+fn prefix_of(addr: IpAddr, length: u8) -> Option<IpNet> {
+    IpNet::new(addr, length).ok().map(|net| net.trunc())
+}
+
+/// `rt6_need_strict`: a multicast, link-local or loopback destination stays on its interface.
+fn needs_strict(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(addr) => addr.is_multicast() || addr.is_unicast_link_local() || addr.is_loopback(),
+    }
+}
