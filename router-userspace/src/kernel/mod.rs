@@ -2,13 +2,28 @@
 //!
 //! Everything acts on the network namespace of the calling thread at the time the socket was opened. Netlink's types stop here.
 
+pub mod admin;
+mod attributes;
 mod error;
 #[cfg(test)]
 mod guard_testing;
+mod links;
+mod neighbours;
+mod netlink;
+pub mod netns;
+mod nexthops;
 mod nft;
+mod route_get;
+mod routes;
+mod rules;
+mod settings;
+mod socket;
 mod wire;
 
+pub use admin::Admin;
 pub use error::{Error, Result};
+pub use netlink::Netlink;
+pub use netns::Netns;
 
 use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, Settings};
 use std::collections::BTreeMap;
@@ -72,6 +87,15 @@ pub trait Kernel {
     fn add_rule(&mut self, rule: &Rule) -> Result<()>;
     /// Deletes the first rule that the kernel takes for equal (its protocol included).
     fn delete_rule(&mut self, rule: &Rule) -> Result<()>;
+    /// Adds many rules in the order given; one result for each. After a refusal no more are begun: those not tried fail with
+    /// ECANCELED, but a few behind the refused one may have been added already. Each result is true of its own rule.
+    fn add_rules(&mut self, rules: &[Rule]) -> Vec<Result<()>> {
+        until_refused(rules, |rule| self.add_rule(rule))
+    }
+    /// Deletes many rules, as [`Kernel::add_rules`] adds them.
+    fn delete_rules(&mut self, rules: &[Rule]) -> Vec<Result<()>> {
+        until_refused(rules, |rule| self.delete_rule(rule))
+    }
     /// Adds a route; EEXIST where its slot (table, prefix, tos, metric) is taken. Never replaces.
     fn add_route(&mut self, route: &Route) -> Result<()>;
     /// Deletes exactly this route, its protocol included.
@@ -98,6 +122,16 @@ pub trait Kernel {
             settings: self.settings()?,
         })
     }
+}
+
+fn until_refused(rules: &[Rule], mut apply: impl FnMut(&Rule) -> Result<()>) -> Vec<Result<()>> {
+    let mut refused = false;
+    let mut one = |rule: &Rule| {
+        let result = if refused { Err(Error::from_errno(rule.to_string(), libc::ECANCELED)) } else { apply(rule) };
+        refused |= result.is_err();
+        result
+    };
+    rules.iter().map(&mut one).collect()
 }
 
 impl RouteAnswer {
@@ -135,3 +169,6 @@ pub enum Event {
     /// The socket lost messages: nothing that was known can be trusted until all is read again.
     Overrun,
 }
+
+#[cfg(test)]
+mod tests;

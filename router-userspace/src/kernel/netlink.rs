@@ -1,0 +1,108 @@
+//! The running kernel, over netlink.
+
+use super::socket::Socket;
+use super::{Error, Kernel, Result, RouteAnswer, RouteQuery};
+use super::{links, neighbours, nft, route_get, routes, rules, settings};
+use crate::model::{Address, Link, MarkRule, Neighbour, Route, Rule, Settings};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// The kernel of this host, in the network namespace of the thread that opened it.
+///
+/// [`Kernel::settings`], [`Kernel::mark_chain`] and [`Kernel::set_mark_chain`] act on the namespace of the thread that
+/// calls them: stay on the thread that opened it.
+pub struct Netlink {
+    socket: Socket,
+}
+
+impl Netlink {
+    /// Opens the request socket.
+    pub fn open() -> Result<Self> {
+        Ok(Netlink { socket: Socket::open(NETLINK_ROUTE)? })
+    }
+
+    /// The kernel's name for a list of requests that failed before they were made.
+    fn batch(&mut self, rules: &[Rule], make: impl Fn(&Rule) -> Result<super::socket::Request>) -> Vec<Result<()>> {
+        let mut requests = Vec::with_capacity(rules.len());
+        for rule in rules {
+            match make(rule) {
+                Ok(request) => requests.push(request),
+                Err(error) => {
+                    // Nothing is sent for a list that cannot be written whole.
+                    let not_tried = |rule: &Rule| Err(Error::from_errno(format!("{rule}"), libc::ECANCELED));
+                    let mut results: Vec<Result<()>> = rules.iter().map(not_tried).collect();
+                    results[requests.len()] = Err(error);
+                    return results;
+                }
+            }
+        }
+        self.socket.batch(requests)
+    }
+}
+
+impl Kernel for Netlink {
+    fn rules(&mut self) -> Result<Vec<Rule>> {
+        rules::dump(&mut self.socket)
+    }
+
+    fn routes(&mut self) -> Result<Vec<Route>> {
+        routes::dump(&mut self.socket)
+    }
+
+    fn links(&mut self) -> Result<BTreeMap<u32, Link>> {
+        links::dump(&mut self.socket)
+    }
+
+    fn addresses(&mut self) -> Result<Vec<Address>> {
+        links::addresses(&mut self.socket)
+    }
+
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>> {
+        neighbours::dump(&mut self.socket)
+    }
+
+    fn settings(&mut self) -> Result<Settings> {
+        settings::read_all()
+    }
+
+    fn add_rule(&mut self, rule: &Rule) -> Result<()> {
+        self.socket.request(rules::add(rule)?)
+    }
+
+    fn delete_rule(&mut self, rule: &Rule) -> Result<()> {
+        self.socket.request(rules::delete(rule)?)
+    }
+
+    fn add_rules(&mut self, rules: &[Rule]) -> Vec<Result<()>> {
+        self.batch(rules, rules::add)
+    }
+
+    fn delete_rules(&mut self, rules: &[Rule]) -> Vec<Result<()>> {
+        self.batch(rules, rules::delete)
+    }
+
+    fn add_route(&mut self, route: &Route) -> Result<()> {
+        routes::add(&mut self.socket, route)
+    }
+
+    fn delete_route(&mut self, route: &Route) -> Result<()> {
+        routes::delete(&mut self.socket, route)
+    }
+
+    fn mark_chain(&mut self) -> Result<Option<u64>> {
+        nft::mark_chain()
+    }
+
+    fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()> {
+        nft::set_mark_chain(marks, digest)
+    }
+
+    fn route_get(&mut self, query: &RouteQuery) -> Result<RouteAnswer> {
+        route_get::ask(&mut self.socket, query)
+    }
+
+    fn use_neighbour(&mut self, index: u32, addr: IpAddr) -> Result<()> {
+        neighbours::use_entry(&mut self.socket, index, addr)
+    }
+}
