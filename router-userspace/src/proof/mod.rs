@@ -1,5 +1,18 @@
 //! The proof that the fast path decides as the kernel does: a reference of the kernel's decision, one packet explained, many
 //! packets compared.
 
+mod decide;
+mod explain;
 pub mod packet;
+mod question;
 pub mod reference;
+mod text;
+
+pub use decide::{Decider, DeciderError, Fast, Measure, agree, ask, askable};
+pub use explain::{
+    ExplainError, Explanation, FastSide, FastView, KernelView, PacketView, RuleView, SourceView, StepView, explain,
+    explain_packet,
+};
+pub use packet::Packet;
+pub use question::{BadQuestion, Question};
+pub use text::{route_command, route_text, rule_command};

@@ -286,6 +286,11 @@ impl Walker<'_> {
 }
 
 impl Reference {
+    /// Whether IPv4 refuses the packet for its source.
+    pub fn refuses_source(&self) -> bool {
+        self.source.as_ref().is_some_and(|check| !check.valid || check.doubtful)
+    }
+
     fn give(&mut self, verdict: Verdict) {
         self.ways.push(Way { verdict, oif: 0, via: None, table: 0, rule: None });
     }
