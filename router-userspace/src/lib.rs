@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod compile;
 pub mod kernel;
+pub mod lab;
 pub mod model;
 pub mod policy;
 pub mod proof;
