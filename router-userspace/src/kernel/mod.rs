@@ -8,6 +8,7 @@ mod error;
 #[cfg(test)]
 mod guard_testing;
 mod links;
+mod monitor;
 mod neighbours;
 mod netlink;
 pub mod netns;
@@ -22,6 +23,7 @@ mod wire;
 
 pub use admin::Admin;
 pub use error::{Error, Result};
+pub use monitor::Monitor;
 pub use netlink::Netlink;
 pub use netns::Netns;
 
@@ -154,8 +156,10 @@ pub enum Event {
     Rules(Family),
     /// A route came or went.
     Routes,
-    /// An interface, its address or its settings changed.
+    /// An interface or its settings changed.
     Links,
+    /// An address of this host came, went or changed.
+    Addresses,
     /// A neighbour changed its state or address.
     Neighbour(Neighbour),
     /// A neighbour went away.
