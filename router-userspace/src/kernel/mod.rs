@@ -5,6 +5,7 @@
 pub mod admin;
 mod attributes;
 mod error;
+pub mod fake;
 #[cfg(test)]
 mod guard_testing;
 mod links;
