@@ -17,7 +17,12 @@ pub struct Source {
     pub text: Arc<str>,
     /// The byte offset of each line's first byte.
     lines: Arc<[usize]>,
+    /// The number of characters before each block of [`BLOCK`] bytes, so that a place in a very long line costs no walk through it.
+    characters: Arc<[usize]>,
 }
+
+/// Bytes between two counts of characters.
+const BLOCK: usize = 4096;
 
 /// One error or warning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +59,14 @@ impl Source {
         let text = text.into();
         let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
         let lines = std::iter::once(0).chain(starts).collect();
-        Source { name: name.into(), text, lines }
+        let mut count = 0;
+        let blocks = text.as_bytes().chunks(BLOCK).map(|block| {
+            let before = count;
+            count += block.iter().filter(|byte| starts_character(**byte)).count();
+            before
+        });
+        let characters = blocks.collect();
+        Source { name: name.into(), text, lines, characters }
     }
 
     /// Line and column, both from 1, of a byte offset; the column counts characters. An offset past the end is the end.
@@ -65,7 +77,20 @@ impl Source {
         }
         let line = self.lines.partition_point(|start| *start <= offset).max(1);
         let start = self.lines.get(line - 1).copied().unwrap_or(0);
-        (line, self.text.get(start..offset).map_or(1, |before| before.chars().count() + 1))
+        (line, self.characters_before(offset) - self.characters_before(start) + 1)
+    }
+
+    /// Characters that start before a byte offset.
+    fn characters_before(&self, offset: usize) -> usize {
+        let block = offset / BLOCK;
+        let bytes = self.text.as_bytes();
+        let rest = bytes.get(block * BLOCK..offset).unwrap_or_default();
+        let before = match self.characters.get(block) {
+            Some(before) => *before,
+            // The end of a text whose length is a multiple of the block's.
+            None => bytes.iter().filter(|byte| starts_character(**byte)).count(),
+        };
+        before + rest.iter().filter(|byte| starts_character(**byte)).count()
     }
 
     /// `policy.toml:12`, the place of a byte offset as `at` shows it.
@@ -97,6 +122,11 @@ impl Source {
             span: None,
         }
     }
+}
+
+/// Whether a byte of UTF-8 is the first of its character.
+fn starts_character(byte: u8) -> bool {
+    byte & 0xc0 != 0x80
 }
 
 impl fmt::Display for Diagnostic {
@@ -140,5 +170,11 @@ mod tests {
         assert_eq!(source.place(usize::MAX), (4, 4));
         assert_eq!(Source::new("p", "").place(7), (1, 1));
         assert_eq!(Source::default().place(7), (1, 1));
+        let long = "π".repeat(3 * BLOCK);
+        let source = Source::new("p", format!("\n{long}"));
+        for characters in [0, 1, BLOCK / 2, BLOCK, 3 * BLOCK] {
+            assert_eq!(source.place(1 + 2 * characters), (2, characters + 1));
+        }
+        assert_eq!(Source::new("p", long).place(usize::MAX), (1, 3 * BLOCK + 1));
     }
 }

@@ -1,10 +1,24 @@
 //! The policy file: from TOML with places to a validated [`Policy`], whose rules are already the kernel's.
 //!
-//! Pure.
+//! Pure but for [`load`], which reads the file, and [`TableNames::of_host`], which reads the host's rt_tables.
 
+mod cursor;
 mod diagnostic;
+mod document;
+mod load;
+mod marks;
+mod names;
+mod reach;
+mod routes;
+mod rules;
+mod selectors;
+mod syntax;
+mod values;
 
 pub use diagnostic::{Diagnostic, Rejected, Source, Span};
+pub use load::{LARGEST, load, parse};
+pub use names::TableNames;
+pub use values::{ipproto_name, ipproto_number};
 
 use crate::model::{Family, MarkRule, RouteKind, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use ipnet::IpNet;
@@ -157,6 +171,17 @@ pub struct LoweredRule {
     pub at: String,
 }
 
+/// A policy that was accepted, with what is odd about its file.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// What is odd, in the order of the file.
+    pub warnings: Vec<Diagnostic>,
+    /// What the places point into.
+    pub text: Source,
+}
+
 impl Policy {
     /// The rules alone, in the kernel's order.
     pub fn rpdb(&self) -> impl Iterator<Item = &Rule> {
@@ -204,3 +229,6 @@ impl<'a> Origins<'a> {
         self.by_rule.get(&Rule { protocol: 0, ..rule.clone() }).copied()
     }
 }
+
+#[cfg(test)]
+mod tests;

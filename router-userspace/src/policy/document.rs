@@ -1,0 +1,286 @@
+//! The file as a whole: syntax, sections, `[router]` and `[tables]`.
+
+use super::cursor::{Field, Findings, Section, nearest, parse_number, quote, type_name};
+use super::diagnostic::{Diagnostic, Rejected, Source, Span};
+use super::names::{STANDARD, TableNames, Tables, table_number};
+use super::values::{choice, mark};
+use super::{Bypass, FastPathCap, Loaded, Mode, Policy, RouterSettings, Table};
+use super::{marks, reach, routes, rules, syntax};
+use std::collections::BTreeMap;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+const SECTIONS: [&str; 5] = ["router", "tables", "route", "mark", "rule"];
+
+/// Parses and validates a text.
+pub(super) fn parse(text: Source, names: &TableNames) -> Result<Loaded, Rejected> {
+    let (policy, errors, warnings) = {
+        let mut findings = Findings::new(&text);
+        let policy = read(&mut findings, &text, names);
+        findings.finish();
+        (policy, findings.errors, findings.warnings)
+    };
+    if errors.is_empty() { Ok(Loaded { policy, warnings, text }) } else { Err(Rejected { errors, warnings, text }) }
+}
+
+fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames) -> Policy {
+    let (root, syntax) = DeTable::parse_recoverable(&text.text);
+    let root = root.get_ref();
+    let sections: BTreeMap<&str, (Span, &Spanned<DeValue<'_>>)> =
+        root.iter().map(|(key, value)| (&**key.get_ref(), (key.span(), value))).collect();
+    syntax::note(findings, &syntax);
+    for (key, (span, _)) in &sections {
+        if !SECTIONS.contains(key) {
+            let help = match nearest(key, &SECTIONS) {
+                Some(name) => format!("did you mean {}?", header(name)),
+                None => "a policy has [router], [tables], [[route]], [[mark]] and [[rule]]".to_owned(),
+            };
+            findings.error(span.clone(), format!("a policy has no section {}", quote(key)), help);
+        }
+    }
+
+    let router = match single(findings, &sections, "router") {
+        Some((span, table)) => read_router(findings, span, table),
+        None => Router::default(),
+    };
+    let mut tables = Tables { own: BTreeMap::new(), host: names, incomplete: false };
+    if let Some((_, table)) = single(findings, &sections, "tables") {
+        read_tables(findings, table, &mut tables.own);
+    }
+    tables.incomplete = !syntax.is_empty();
+
+    let route_sections = list(findings, &sections, "route");
+    let routes = routes::read(findings, &tables, &route_sections);
+    let mark_sections = list(findings, &sections, "mark");
+    let marks = marks::read(findings, &mark_sections);
+    let rule_sections = list(findings, &sections, "rule");
+    let statements = rules::read(findings, &tables, &rule_sections);
+    rules::check_together(findings, &statements);
+    if let Some((bits, span)) = &router.mark_bits {
+        check_mark_bits(findings, (*bits, span), &marks, &statements);
+    }
+    let mark_bits = router.mark_bits.map(|(bits, _)| bits);
+    let lowered = rules::lower(findings, &statements);
+    let policy = Policy {
+        file: text.name.to_string(),
+        router: RouterSettings { mark_bits, ..router.settings },
+        tables: tables.own,
+        routes,
+        marks: marks::expand(findings, &marks),
+        rules: lowered.iter().map(|(rule, _)| rule.clone()).collect(),
+    };
+    // Whether a rule can be reached is a question to a whole list.
+    if findings.errors.is_empty() {
+        reach::warn(findings, &policy, &statements, &lowered);
+    }
+    policy
+}
+
+/// `[router]` or `[[rule]]`: a section as it is written.
+fn header(name: &str) -> String {
+    if matches!(name, "router" | "tables") { format!("[{name}]") } else { format!("[[{name}]]") }
+}
+
+/// A section that is there once.
+fn single<'d>(
+    findings: &mut Findings<'_>,
+    sections: &BTreeMap<&str, (Span, &'d Spanned<DeValue<'d>>)>,
+    name: &str,
+) -> Option<(Span, &'d DeTable<'d>)> {
+    let (key, value) = sections.get(name)?;
+    match value.get_ref() {
+        DeValue::Table(table) => Some((value.span(), table)),
+        DeValue::Array(_) => {
+            findings.error(key.clone(), format!("`{name}` is there once"), format!("write [{name}], single brackets"));
+            None
+        }
+        other => {
+            let message = format!("`{name}` is a section, not {}", type_name(other));
+            findings.error(key.clone(), message, format!("write [{name}] on a line of its own, its keys below"));
+            None
+        }
+    }
+}
+
+/// The tables of a section that may be there many times.
+fn list<'d>(
+    findings: &mut Findings<'_>,
+    sections: &BTreeMap<&str, (Span, &'d Spanned<DeValue<'d>>)>,
+    name: &str,
+) -> Vec<(Span, &'d DeTable<'d>)> {
+    let Some((key, value)) = sections.get(name) else { return Vec::new() };
+    let help = format!("write [[{name}]] on a line of its own, its keys below, once for each {name}");
+    let DeValue::Array(array) = value.get_ref() else {
+        let message = match value.get_ref() {
+            DeValue::Table(_) => format!("`{name}` is a list: double brackets"),
+            other => format!("`{name}` is a list of sections, not {}", type_name(other)),
+        };
+        findings.error(key.clone(), message, help);
+        return Vec::new();
+    };
+    let mut tables = Vec::with_capacity(array.len());
+    for value in array.iter() {
+        match value.get_ref() {
+            DeValue::Table(table) => tables.push((value.span(), table)),
+            other => {
+                let message = format!("a {name} is a section, not {}", type_name(other));
+                findings.error(value.span(), message, help.clone());
+            }
+        }
+    }
+    tables
+}
+
+#[derive(Default)]
+struct Router {
+    settings: RouterSettings,
+    mark_bits: Option<(u32, Span)>,
+}
+
+fn read_router<'d>(findings: &mut Findings<'_>, span: Span, table: &'d DeTable<'d>) -> Router {
+    let known = ["mode", "interfaces", "fast_path", "bypass", "mark_bits"];
+    let section = Section::open(findings, "[router]", span, table, &known);
+    let mut router = Router::default();
+    let one = |findings: &mut Findings<'_>, key| section.get(key).and_then(|field: Field<'d>| field.one(findings));
+    if let Some(item) = one(findings, "mode") {
+        let words = [("auto", Mode::Auto), ("ebpf", Mode::Ebpf), ("netlink", Mode::Netlink)];
+        router.settings.mode = choice(findings, &item, &words).unwrap_or_default();
+    }
+    if let Some(item) = one(findings, "fast_path") {
+        let words = [("auto", FastPathCap::Auto), ("redirect", FastPathCap::Redirect), ("mark", FastPathCap::Mark)];
+        router.settings.fast_path = choice(findings, &item, &words).unwrap_or_default();
+    }
+    if let Some(field) = section.get("interfaces") {
+        router.settings.interfaces = Some(read_globs(findings, &field));
+    }
+    if let Some(field) = section.get("bypass") {
+        let words = [("netfilter", Bypass::Netfilter), ("xfrm", Bypass::Xfrm), ("rp_filter", Bypass::RpFilter)];
+        for item in field.items(findings, true) {
+            router.settings.bypass.extend(choice(findings, &item, &words));
+        }
+    }
+    if let Some(item) = one(findings, "mark_bits") {
+        match mark(findings, &item) {
+            Some((0, None)) => findings.error(item.span, "no bit is set in `mark_bits`", "such as \"0xff000000\""),
+            Some((bits, None)) => router.mark_bits = Some((bits, item.span)),
+            Some((_, Some(_))) => {
+                findings.error(item.span, "`mark_bits` is a set of bits, without a mask", "such as \"0xff000000\"")
+            }
+            None => {}
+        }
+    }
+    router
+}
+
+fn read_globs(findings: &mut Findings<'_>, field: &Field<'_>) -> Vec<String> {
+    let mut globs = Vec::new();
+    for item in field.items(findings, true) {
+        let Some(text) = item.text(findings, "lan*") else { continue };
+        match globset::Glob::new(text) {
+            Ok(_) if text.is_empty() => {
+                findings.error(item.span, "an empty name matches no interface", "such as \"lan*\"")
+            }
+            Ok(_) => globs.push(text.to_owned()),
+            Err(error) => findings.error(
+                item.span,
+                format!("{} is no pattern: {}", quote(text), error.kind()),
+                "`*` stands for any characters, `?` for one, `[ab]` for one of these",
+            ),
+        }
+    }
+    globs
+}
+
+fn read_tables<'d>(findings: &mut Findings<'_>, table: &'d DeTable<'d>, own: &mut BTreeMap<String, Table>) {
+    let mut by_id: BTreeMap<u32, &str> = BTreeMap::new();
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    for (key, value) in entries {
+        let name: &str = key.get_ref();
+        let at = findings.text.at(key.span().start);
+        let Some((id, strict, id_span)) = read_table(findings, value) else { continue };
+        let standard = STANDARD.iter().find(|(other, _)| *other == name).map(|(_, id)| *id);
+        if name.is_empty() || parse_number(name).is_some() || name.chars().any(|c| c.is_whitespace() || c.is_control())
+        {
+            let message = format!("{} cannot be the name of a table", quote(name));
+            findings.error(key.span(), message, "a name is no number and has no blanks");
+        } else if standard.is_some_and(|standard| standard != id) || name == "unspec" {
+            let message = format!("`{name}` is another table on every host");
+            findings.error(key.span(), message, "choose another name");
+        } else {
+            if let Some(other) = by_id.insert(id, name) {
+                findings.warn(id_span, format!("`{other}` is table {id} too"), "one name per table reads better");
+            }
+            own.insert(name.to_owned(), Table { id, strict, at });
+        }
+    }
+}
+
+fn read_table<'d>(findings: &mut Findings<'_>, value: &'d Spanned<DeValue<'d>>) -> Option<(u32, bool, Span)> {
+    let number = |findings: &mut Findings<'_>, item: &super::cursor::Item<'d>| {
+        let number = item.number(findings, 0..=u64::from(u32::MAX))?;
+        findings.take(&item.span, table_number(number))
+    };
+    let DeValue::Table(table) = value.get_ref() else {
+        let field = Field { key: "id", key_span: value.span(), value };
+        let item = field.one(findings)?;
+        return Some((number(findings, &item)?, false, item.span));
+    };
+    let section = Section::open(findings, "a table", value.span(), table, &["id", "strict"]);
+    let strict = section.get("strict").and_then(|field| field.one(findings)).and_then(|item| item.boolean(findings));
+    let Some(field) = section.get("id") else {
+        findings.error(value.span(), "the table has no number", "such as { id = 111, strict = true }");
+        return None;
+    };
+    let item = field.one(findings)?;
+    Some((number(findings, &item)?, strict.unwrap_or(false), item.span))
+}
+
+/// Wayfork's bits may not be looked at or written by anybody else in the file. A rule that compares the whole mark with a
+/// value that leaves the bits clear is no conflict: packets come in with these bits clear, and those on which Wayfork has
+/// set them are decided by its own rule, ahead of all others.
+fn check_mark_bits(
+    findings: &mut Findings<'_>,
+    (bits, span): (u32, &Span),
+    marks: &[marks::Statement],
+    rules: &[rules::Statement],
+) {
+    let line = findings.text.place(span.start).0;
+    let say = |findings: &mut Findings<'_>, other: &Span, key: &str, value: u32, mask: u32| {
+        let there = findings.text.place(other.start).0;
+        let mend = match value & bits {
+            0 => format!("write \"{value:#x}/{:#x}\", or change mark_bits on line {line}", mask & !bits),
+            _ => format!("change mark_bits on line {line}, or this"),
+        };
+        let message = format!(
+            "the mask {mask:#x} of `{key}` (line {there}) shares bits {:#x} with mark_bits {bits:#x} (line {line})",
+            mask & bits
+        );
+        findings.error(other.clone(), message, mend);
+    };
+    for statement in rules {
+        for (value, mask, other) in &statement.fwmark {
+            if mask & bits != 0 && (*mask != u32::MAX || value & bits != 0) {
+                say(findings, other, "fwmark", *value, *mask);
+            }
+        }
+    }
+    for statement in marks {
+        for (value, mask, other) in &statement.fwmark {
+            if mask & bits != 0 {
+                say(findings, other, "fwmark", *value, *mask);
+            }
+        }
+        if let Some((value, mask, other)) = &statement.set
+            && mask & bits != 0
+        {
+            say(findings, other, "set", *value, *mask);
+        }
+    }
+}
+
+/// A file that could not be read at all.
+pub(super) fn unreadable(name: &str, diagnostic: impl FnOnce(&Source) -> Diagnostic) -> Rejected {
+    let text = Source::new(name, "");
+    Rejected { errors: vec![diagnostic(&text)], warnings: Vec::new(), text }
+}
