@@ -10,3 +10,4 @@ pub mod lab;
 pub mod model;
 pub mod policy;
 pub mod proof;
+pub mod safety;

@@ -16,8 +16,11 @@ pub fn class_rule(family: Family, class: u32, bits: u32, table: u32) -> Rule {
 pub fn as_class_rule(rule: &Rule) -> Option<(u32, u32, u32)> {
     let (class, bits) = rule.selectors.fwmark?;
     let RuleAction::Table(table) = rule.action else { return None };
-    (bits != u32::MAX && class != 0 && rule.protocol == OWN_PROTOCOL && *rule == class_rule(rule.family, class, bits, table))
-        .then_some((bits, class, table))
+    (bits != u32::MAX
+        && class != 0
+        && rule.protocol == OWN_PROTOCOL
+        && *rule == class_rule(rule.family, class, bits, table))
+    .then_some((bits, class, table))
 }
 
 /// What other rules and the file's `[[mark]]` do with marks.
@@ -31,7 +34,8 @@ pub struct Use {
 
 /// Looks through the RPDB, without Wayfork's class rules, and the `[[mark]]` of the file.
 pub fn used(host: &Host, marks: &[MarkRule]) -> Use {
-    let of_rules = host.rules.iter().filter(|rule| as_class_rule(rule).is_none()).filter_map(|rule| rule.selectors.fwmark);
+    let of_rules =
+        host.rules.iter().filter(|rule| as_class_rule(rule).is_none()).filter_map(|rule| rule.selectors.fwmark);
     let of_marks = marks.iter().filter_map(|mark| mark.selectors.fwmark);
     let mut used = Use { free: u32::MAX, whole: BTreeSet::new() };
     for (value, mask) in of_rules.chain(of_marks) {
@@ -61,9 +65,9 @@ pub fn tables(host: &Host) -> BTreeSet<u32> {
         .collect()
 }
 
-/// How many bits hold a value other than 0 for each of `tables` tables.
+/// How many bits hold a value other than 0 for each of `tables` tables; at least one.
 pub fn bits_needed(tables: usize) -> u32 {
-    usize::BITS - tables.leading_zeros()
+    usize::BITS - tables.max(1).leading_zeros()
 }
 
 /// `count` bits out of `free`: those that class rules use already where they will do, else the highest.

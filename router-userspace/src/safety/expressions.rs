@@ -14,8 +14,28 @@ const COUNTING_OBJECTS: [u32; 4] = [1, 2, 4, 5];
 
 /// Expressions that look, compare, count, log or give a verdict, whatever their attributes.
 const READING: [&str; 22] = [
-    "bitwise", "byteorder", "cmp", "connlimit", "counter", "dynset", "fib", "hash", "immediate", "last", "limit", "log",
-    "lookup", "notrack", "numgen", "osf", "quota", "range", "reject", "rt", "tunnel", "xfrm",
+    "bitwise",
+    "byteorder",
+    "cmp",
+    "connlimit",
+    "counter",
+    "dynset",
+    "fib",
+    "hash",
+    "immediate",
+    "last",
+    "limit",
+    "log",
+    "lookup",
+    "notrack",
+    "numgen",
+    "osf",
+    "quota",
+    "range",
+    "reject",
+    "rt",
+    "tunnel",
+    "xfrm",
 ];
 /// Expressions that look, or, with a source register, write what they name.
 const READING_OR_WRITING: [&str; 4] = ["ct", "exthdr", "meta", "payload"];
@@ -23,9 +43,40 @@ const READING_OR_WRITING: [&str; 4] = ["ct", "exthdr", "meta", "payload"];
 const CHANGING_WITHOUT_MARK: [&str; 6] = ["flow_offload", "masq", "nat", "objref", "redir", "synproxy"];
 /// Extensions of xtables that neither read nor write a mark.
 const EXTENSIONS_WITHOUT_MARK: [&str; 34] = [
-    "addrtype", "ah", "CHECKSUM", "comment", "connbytes", "connlimit", "conntrack", "dccp", "DNAT", "dscp", "esp",
-    "hashlimit", "icmp", "icmp6", "iprange", "length", "limit", "LOG", "mac", "MASQUERADE", "multiport", "physdev",
-    "pkttype", "recent", "REDIRECT", "REJECT", "sctp", "SNAT", "state", "statistic", "tcp", "TCPMSS", "tcpmss", "udp",
+    "addrtype",
+    "ah",
+    "CHECKSUM",
+    "comment",
+    "connbytes",
+    "connlimit",
+    "conntrack",
+    "dccp",
+    "DNAT",
+    "dscp",
+    "esp",
+    "hashlimit",
+    "icmp",
+    "icmp6",
+    "iprange",
+    "length",
+    "limit",
+    "LOG",
+    "mac",
+    "MASQUERADE",
+    "multiport",
+    "physdev",
+    "pkttype",
+    "recent",
+    "REDIRECT",
+    "REJECT",
+    "sctp",
+    "SNAT",
+    "state",
+    "statistic",
+    "tcp",
+    "TCPMSS",
+    "tcpmss",
+    "udp",
 ];
 
 impl Expression {
@@ -38,7 +89,11 @@ impl Expression {
             "match" | "target" => {
                 !self.extension.as_deref().is_some_and(|name| EXTENSIONS_WITHOUT_MARK.contains(&name))
             }
-            name => !READING.contains(&name) && !READING_OR_WRITING.contains(&name) && !CHANGING_WITHOUT_MARK.contains(&name),
+            name => {
+                !READING.contains(&name)
+                    && !READING_OR_WRITING.contains(&name)
+                    && !CHANGING_WITHOUT_MARK.contains(&name)
+            }
         }
     }
 

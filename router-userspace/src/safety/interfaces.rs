@@ -47,7 +47,9 @@ pub fn taken_by(host: &Host, link: &Link) -> Option<String> {
 pub fn unfit(link: &Link) -> Option<String> {
     match link.arphrd {
         LOOPBACK => Some("it is the loopback interface".to_owned()),
-        ETHERNET | NO_HEADER if link.kind == "vrf" => Some("it is a VRF, which the stack routes into by itself".to_owned()),
+        ETHERNET | NO_HEADER if link.kind == "vrf" => {
+            Some("it is a VRF, which the stack routes into by itself".to_owned())
+        }
         ETHERNET | NO_HEADER => None,
         other => Some(format!("its link layer (ARPHRD {other}) is neither Ethernet nor plain IP")),
     }

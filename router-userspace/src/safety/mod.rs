@@ -114,7 +114,10 @@ fn judge_link(host: &Host, facts: &Facts, wanted: &Wanted<'_>, link: &Link, no_b
         FastPathCap::Auto | FastPathCap::Redirect => against_redirect(host, facts, wanted, link),
     };
     let Some(no_redirect) = no_redirect else {
-        return Interface { may: May::Redirect, why: "a redirect skips nothing that would act on the packet".to_owned() };
+        return Interface {
+            may: May::Redirect,
+            why: "a redirect skips nothing that would act on the packet".to_owned(),
+        };
     };
     match against_mark(host, facts, link).or_else(|| no_bits.cloned()) {
         None => Interface { may: May::Mark, why: no_redirect },
@@ -189,7 +192,10 @@ fn choose_bits(host: &Host, facts: &Facts, wanted: &Wanted<'_>, used: &bits::Use
     }
     if used.whole.len() > MAX_MARKS_IN_USE as usize {
         let most = MAX_MARKS_IN_USE;
-        return Err(format!("rules look for {} whole marks; the fast path keeps clear of {most} at most", used.whole.len()));
+        return Err(format!(
+            "rules look for {} whole marks; the fast path keeps clear of {most} at most",
+            used.whole.len()
+        ));
     }
     let tables = bits::tables(host).len();
     let needed = bits::bits_needed(tables);

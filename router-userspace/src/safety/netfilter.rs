@@ -5,16 +5,17 @@ use super::facts::{Base, Chain, ChainFamily, Facts, Hook, HookPoint};
 
 /// Hook functions of connection tracking (net/netfilter/nf_conntrack_proto.c, nf_defrag_ipv4.c, nf_defrag_ipv6_hooks.c). They
 /// put fragments together and remember connections; a packet's mark and addresses stay as they are.
-const TRACKING_HOOKS: [&str; 4] =
-    ["ipv4_conntrack_in", "ipv6_conntrack_in", "ipv4_conntrack_defrag", "ipv6_defrag"];
+const TRACKING_HOOKS: [&str; 4] = ["ipv4_conntrack_in", "ipv6_conntrack_in", "ipv4_conntrack_defrag", "ipv6_defrag"];
 
 /// The first thing of netfilter that would not see a packet redirected from `device`.
 pub fn skipped_by_redirect(facts: &Facts, device: &str) -> Option<String> {
     let chain = facts.chains.iter().find_map(|chain| {
         let base = chain.base.as_ref()?;
-        meets(chain.family, base, device).then(|| format!("{} (hook {}) would not see a redirected packet", chain.title(), base.hook.name()))
+        meets(chain.family, base, device)
+            .then(|| format!("{} (hook {}) would not see a redirected packet", chain.title(), base.hook.name()))
     });
-    let flowtable = || facts.flowtables.first().map(|table| format!("{} would not see a redirected packet", table.title()));
+    let flowtable =
+        || facts.flowtables.first().map(|table| format!("{} would not see a redirected packet", table.title()));
     let legacy = || facts.legacy_tables.first().map(|table| format!("table {table} would not see a redirected packet"));
     let hook = || {
         let hook = facts.hooks.iter().flatten().find(|hook| hook_meets(hook, device))?;
@@ -26,7 +27,8 @@ pub fn skipped_by_redirect(facts: &Facts, device: &str) -> Option<String> {
     };
     let tracking = || {
         let of_ip = |chain: &&Chain| matches!(chain.family, ChainFamily::Ip | ChainFamily::Ip6 | ChainFamily::Inet);
-        let chain = facts.chains.iter().filter(of_ip).find(|chain| chain.expressions.iter().any(|e| e.tracks_connections()))?;
+        let chain =
+            facts.chains.iter().filter(of_ip).find(|chain| chain.expressions.iter().any(|e| e.tracks_connections()))?;
         Some(format!("connection tracking, which {} uses, would not see a redirected packet", chain.title()))
     };
     chain.or_else(flowtable).or_else(legacy).or_else(hook).or_else(other).or_else(tracking)

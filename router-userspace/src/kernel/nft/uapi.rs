@@ -87,7 +87,8 @@ pub const NFT_META_NFPROTO: u32 = 15;
 pub const NFT_META_L4PROTO: u32 = 16;
 pub const NFTA_CT_KEY: u16 = 2;
 pub const NFTA_CT_SREG: u16 = 4;
-pub const NFTA_EXTHDR_SREG: u16 = 7;
+pub const NFTA_EXTHDR_DREG: u16 = 1;
+pub const NFTA_FIB_FLAGS: u16 = 3;
 pub const NFTA_LOOKUP_DREG: u16 = 3;
 pub const NFTA_OBJREF_IMM_TYPE: u16 = 1;
 /// Both of NFTA_MATCH_NAME and NFTA_TARGET_NAME.
