@@ -45,7 +45,10 @@ pub(super) fn list() -> io::Result<Option<Vec<Hook>>> {
             match wire.dump(HOOK_GET, &question(NFPROTO_NETDEV, point, Some(&device))) {
                 // Egress hooks were not listed at first, a kernel may have neither, and a device may be gone by now.
                 Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENODEV)) => {}
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENODEV)
+                    ) => {}
                 answer => collect(&answer?, point, Some(&device), &mut hooks)?,
             }
         }

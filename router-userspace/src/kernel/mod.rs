@@ -8,6 +8,7 @@ mod error;
 pub mod fake;
 #[cfg(test)]
 mod guard_testing;
+mod hooks;
 mod links;
 mod monitor;
 mod neighbours;
@@ -15,18 +16,23 @@ mod netlink;
 pub mod netns;
 mod nexthops;
 mod nft;
+mod nft_list;
 mod route_get;
 mod routes;
 mod rules;
 mod settings;
 mod socket;
+mod survey;
+mod tc;
 mod wire;
+mod xfrm;
 
 pub use admin::Admin;
 pub use error::{Error, Result};
 pub use monitor::Monitor;
 pub use netlink::Netlink;
 pub use netns::Netns;
+pub use survey::{ForeignPrograms, survey};
 
 use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, Settings};
 use std::collections::BTreeMap;

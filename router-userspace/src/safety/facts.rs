@@ -30,7 +30,7 @@ pub struct Facts {
 }
 
 /// A family of nftables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChainFamily {
     /// IPv4.
     Ip,
