@@ -18,14 +18,22 @@ pub(super) fn ask(socket: &mut Socket, query: &RouteQuery) -> Result<RouteAnswer
     header.address_family = AddressFamily::from(family_number(family));
     header.destination_prefix_length = family.bits();
     header.tos = query.dscp << 2;
-    header.flags = RouteFlags::LookupTable;
+    // IPv4 names the table only where it is asked for; IPv6 always does, and refuses the flag.
+    if family == Family::Ipv4 {
+        header.flags = RouteFlags::LookupTable;
+    }
     let attributes = &mut message.attributes;
     attributes.push(Attr::Destination(query.to.into()));
     if let Some(from) = query.from {
         header.source_prefix_length = family.bits();
         attributes.push(Attr::Source(from.into()));
     }
-    attributes.extend(query.iif.map(Attr::Iif));
+    if let Some(iif) = query.iif {
+        attributes.push(Attr::Iif(iif));
+        // A packet that comes in belongs to uid 0. IPv6 takes it for nobody's where the question does not say so, and would
+        // not match `uidrange 0-0`, which real packets do.
+        attributes.push(Attr::Uid(0));
+    }
     if query.mark != 0 {
         attributes.push(Attr::Mark(query.mark));
     }

@@ -83,9 +83,13 @@ impl Fast {
 }
 
 /// A question that stands for `packet` at the kernel: RTM_GETROUTE takes only TCP, UDP and ICMP, so that another protocol is
-/// asked for as one of these that no rule can tell from it. None where the rules can.
+/// asked for as one of these that no rule can tell from it. None where the rules can, and for an IPv6 group, about which the
+/// multicast router answers instead (`rt6_fill_node`).
 pub fn askable(host: &Host, packet: &Packet) -> Option<Packet> {
     let family = packet.family();
+    if matches!(packet.to, IpAddr::V6(to) if to.is_multicast()) {
+        return None;
+    }
     if askable_protocol(packet.ipproto, family) {
         return Some(*packet);
     }

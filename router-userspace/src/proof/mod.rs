@@ -3,9 +3,14 @@
 
 mod decide;
 mod explain;
+pub mod generate;
+#[cfg(test)]
+mod kernel_test;
 pub mod packet;
 mod question;
 pub mod reference;
+#[cfg(test)]
+mod testing;
 mod text;
 
 pub use decide::{Decider, DeciderError, Fast, Measure, agree, ask, askable};

@@ -159,15 +159,16 @@ impl Walker<'_> {
             return reference.give(Verdict::Martian);
         }
         if daddr.is_broadcast() || (saddr.is_unspecified() && daddr.is_unspecified()) {
-            if is_zeronet(saddr) {
+            if saddr.is_unspecified() {
                 return reference.give(Verdict::Local);
             }
             flow.daddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
             let verdicts = self.source_is_valid(packet, &flow, None, reference).verdicts(Verdict::Local);
             return verdicts.into_iter().for_each(|verdict| reference.give(verdict));
         }
+        // Since 5.3 the rest of 0.0.0.0/8 is like any other address (`ipv4_is_zeronet`).
         let loopback = daddr.is_loopback() || saddr.is_loopback();
-        if is_zeronet(saddr) || is_zeronet(daddr) || (loopback && !localnet) {
+        if saddr.is_unspecified() || daddr.is_unspecified() || (loopback && !localnet) {
             return reference.give(Verdict::Martian);
         }
         let forwards = self.host.links.get(&iif).is_some_and(|link| self.host.forwards(link, Family::Ipv4));
@@ -294,9 +295,4 @@ impl Reference {
     fn give(&mut self, verdict: Verdict) {
         self.ways.push(Way { verdict, oif: 0, via: None, table: 0, rule: None });
     }
-}
-
-/// `ipv4_is_zeronet`.
-fn is_zeronet(addr: Ipv4Addr) -> bool {
-    addr.octets()[0] == 0
 }

@@ -113,20 +113,26 @@ impl<'a> Fib<'a> {
         // A host that does not forward prefers reachable gateways at first (`ip6_pol_route`).
         let passes: &[bool] = if self.host.settings.all_v6.forwarding { &[false] } else { &[true, false] };
         for reachable in passes {
+            let mut arrived = false;
             for (Reverse(length), prefixes) in table {
                 let Some(routes) = prefix_of(flow.daddr, *length).and_then(|prefix| prefixes.get(&prefix)) else {
                     continue;
                 };
-                let mut rest = routes.as_slice();
-                // Source-specific routes of one prefix, longest source first; each source is a node of its own.
-                while let Some(first) = rest.first() {
-                    let src = self.host.routes[*first].src;
-                    let count = rest.iter().take_while(|index| self.host.routes[**index].src == src).count();
-                    let (node, others) = rest.split_at(count);
-                    rest = others;
-                    if src.is_some_and(|src| src.prefix_len() != 0 && !src.contains(&flow.saddr)) {
-                        continue;
-                    }
+                // Each source is a node of its own; `order` has put the longest first and none last.
+                let nodes: Vec<&[usize]> =
+                    routes.chunk_by(|a, b| self.host.routes[*a].src == self.host.routes[*b].src).collect();
+                let source = |node: &[usize]| self.host.routes[node[0]].src.filter(|src| src.prefix_len() != 0);
+                let fits = |node: &[usize]| source(node).is_none_or(|src| src.contains(&flow.saddr));
+                let specific = |node: &&[usize]| source(node).is_some();
+                // On its way to the first node the kernel leaves a prefix that has source-specific routes as soon as none of
+                // them fits, and its plain routes with it; coming back from a node that did not do it looks at them
+                // (`fib6_node_lookup_1`, `fib6_backtrack`). The root of the table is never left.
+                let hidden = !arrived && *length != 0 && nodes.iter().any(specific);
+                if hidden && !nodes.iter().filter(|node| specific(node)).any(|node| fits(node)) {
+                    continue;
+                }
+                arrived = true;
+                for node in nodes.into_iter().filter(|node| fits(node)) {
                     if let Some(answer) = self.select6(node, flow, *reachable) {
                         return answer;
                     }

@@ -1,0 +1,346 @@
+//! Packets around the boundaries of a host's rules and routes, always the same ones for the same seed.
+
+use super::packet::{ICMP, ICMPV6, Packet, TCP, UDP, askable_protocol, has_ports};
+use crate::model::{Family, Host, MarkRule, PortRange, Rule};
+use fastrand::Rng;
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Makes packets for one host.
+pub struct Generator {
+    rng: Rng,
+    ingress: Vec<u32>,
+    families: [Values; 2],
+}
+
+/// The values of each field that are worth a try, in one family.
+struct Values {
+    family: Family,
+    rules: Vec<Wish>,
+    addresses: Vec<IpAddr>,
+    plain_sources: Vec<IpAddr>,
+    marks: Vec<u32>,
+    protocols: Vec<u8>,
+    ports: Vec<u16>,
+    dscps: Vec<u8>,
+}
+
+/// What a packet must have to match the selectors of a rule or to take a route.
+#[derive(Clone, Debug, Default)]
+struct Wish {
+    iif: Option<u32>,
+    from: Option<IpNet>,
+    to: Option<IpNet>,
+    mark: Option<(u32, u32)>,
+    ipproto: Option<u8>,
+    sport: Option<PortRange>,
+    dport: Option<PortRange>,
+    dscp: Option<u8>,
+}
+
+impl Generator {
+    /// A generator for packets that come in by one of `ingress`.
+    pub fn new(host: &Host, marks: &[MarkRule], ingress: Vec<u32>, seed: u64) -> Self {
+        let families = Family::BOTH.map(|family| Values::new(host, marks, family));
+        Generator { rng: Rng::with_seed(seed), ingress, families }
+    }
+
+    /// The next packet.
+    pub fn next_packet(&mut self) -> Option<Packet> {
+        let rng = &mut self.rng;
+        let iif = choose(rng, &self.ingress)?;
+        let values = &self.families[rng.usize(..2)];
+        let mut packet = values.any(rng, iif);
+        // Two of three packets are made to match one rule in full; half of these are then pushed over one boundary.
+        if rng.u8(..3) != 0
+            && let Some(wish) = choose(rng, &values.rules)
+        {
+            values.fulfil(rng, &wish, &mut packet, &self.ingress);
+            if rng.bool() {
+                values.disturb(rng, &mut packet);
+            }
+        }
+        if !has_ports(packet.ipproto) {
+            (packet.sport, packet.dport) = (0, 0);
+        }
+        Some(packet)
+    }
+}
+
+impl Values {
+    fn new(host: &Host, marks: &[MarkRule], family: Family) -> Self {
+        let index_of = |name: &Option<String>| name.as_ref().and_then(|name| host.link(name)).map(|link| link.index);
+        let mut rules: Vec<Wish> =
+            host.rules_of(family).map(|rule| wish_of(rule, index_of(&rule.selectors.iif))).collect();
+        rules.extend(marks.iter().filter(|mark| mark.family == family).map(|mark| Wish {
+            iif: index_of(&mark.selectors.iif),
+            from: mark.selectors.from,
+            to: mark.selectors.to,
+            mark: mark.selectors.fwmark,
+            ipproto: mark.selectors.ipproto,
+            sport: mark.selectors.sport,
+            dport: mark.selectors.dport,
+            dscp: mark.selectors.dscp,
+        }));
+        let mut nets: BTreeSet<IpNet> = rules.iter().flat_map(|wish| [wish.from, wish.to]).flatten().collect();
+        nets.extend(host.routes.iter().filter(|route| route.family == family).map(|route| route.dst));
+        let own: BTreeSet<IpAddr> =
+            host.addresses.iter().map(|address| address.addr).filter(|addr| Family::of(*addr) == family).collect();
+        let mut addresses: BTreeSet<IpAddr> =
+            nets.iter().flat_map(|net| around(*net)).chain(own.iter().copied()).collect();
+        addresses.extend(unrelated(family).into_iter().chain(special(family)));
+        // Sources that a router accepts: else most packets would end as martians and show nothing of the rules.
+        let is_plain = |addr: &&IpAddr| !own.contains(addr) && !special(family).contains(addr) && !is_multicast(**addr);
+        let plain_sources = addresses.iter().filter(is_plain).copied().collect();
+        let marks: BTreeSet<u32> = rules.iter().filter_map(|wish| wish.mark).flat_map(marks_around).collect();
+        let ports: BTreeSet<u16> =
+            rules.iter().flat_map(|wish| [wish.sport, wish.dport]).flatten().flat_map(ports_around).collect();
+        let protocols = rules.iter().filter_map(|wish| wish.ipproto).filter(|proto| askable_protocol(*proto, family));
+        let icmp = if family == Family::Ipv4 { ICMP } else { ICMPV6 };
+        let dscps: BTreeSet<u8> = rules
+            .iter()
+            .filter_map(|wish| wish.dscp)
+            .flat_map(|dscp| (0..6).map(move |bit| dscp ^ 1 << bit).chain([dscp]))
+            .collect();
+        Values {
+            family,
+            addresses: addresses.into_iter().collect(),
+            plain_sources,
+            marks: marks.into_iter().chain([0, 1, u32::MAX]).collect(),
+            protocols: protocols.collect::<BTreeSet<u8>>().into_iter().chain([UDP, TCP, icmp]).collect(),
+            ports: ports.into_iter().chain([1, 53, 443, 65535]).collect(),
+            dscps: dscps.into_iter().chain([0, 46, 63]).collect(),
+            rules,
+        }
+    }
+
+    /// Any packet.
+    fn any(&self, rng: &mut Rng, iif: u32) -> Packet {
+        let to = self.address(rng);
+        let from = match rng.u8(..20) {
+            0 => self.address(rng),
+            _ => choose(rng, &self.plain_sources).unwrap_or_else(|| self.address(rng)),
+        };
+        Packet {
+            iif: Some(iif),
+            from: Some(from),
+            to,
+            mark: choose(rng, &self.marks).unwrap_or(0),
+            ipproto: choose(rng, &self.protocols).unwrap_or(UDP),
+            sport: self.port(rng),
+            dport: self.port(rng),
+            dscp: choose(rng, &self.dscps).unwrap_or(0),
+        }
+    }
+
+    fn address(&self, rng: &mut Rng) -> IpAddr {
+        choose(rng, &self.addresses).unwrap_or(self.family.default_prefix().addr())
+    }
+
+    fn port(&self, rng: &mut Rng) -> u16 {
+        if rng.bool() { choose(rng, &self.ports).unwrap_or(0) } else { rng.u16(..) }
+    }
+
+    /// Gives the packet all that one rule looks for.
+    fn fulfil(&self, rng: &mut Rng, wish: &Wish, packet: &mut Packet, ingress: &[u32]) {
+        if let Some(iif) = wish.iif.filter(|iif| ingress.contains(iif)) {
+            packet.iif = Some(iif);
+        }
+        if let Some(net) = wish.from {
+            packet.from = Some(within(rng, net));
+        }
+        if let Some(net) = wish.to {
+            packet.to = within(rng, net);
+        }
+        if let Some((value, mask)) = wish.mark {
+            packet.mark = packet.mark & !mask | value & mask;
+        }
+        packet.ipproto = wish.ipproto.filter(|proto| askable_protocol(*proto, self.family)).unwrap_or(packet.ipproto);
+        if wish.sport.or(wish.dport).is_some() && !has_ports(packet.ipproto) {
+            packet.ipproto = UDP;
+        }
+        if let Some(range) = wish.sport {
+            packet.sport = rng.u16(range.start..=range.end.max(range.start));
+        }
+        if let Some(range) = wish.dport {
+            packet.dport = rng.u16(range.start..=range.end.max(range.start));
+        }
+        packet.dscp = wish.dscp.unwrap_or(packet.dscp);
+    }
+
+    /// Changes one field to another value worth a try.
+    fn disturb(&self, rng: &mut Rng, packet: &mut Packet) {
+        match rng.u8(..8) {
+            0 => packet.from = choose(rng, &self.plain_sources),
+            1 => packet.to = self.address(rng),
+            2 => packet.mark ^= 1 << rng.u32(..32),
+            3 => packet.mark = choose(rng, &self.marks).unwrap_or(0),
+            4 => packet.ipproto = choose(rng, &self.protocols).unwrap_or(UDP),
+            5 => packet.sport = self.port(rng),
+            6 => packet.dport = self.port(rng),
+            _ => packet.dscp ^= 1 << rng.u8(..6),
+        }
+    }
+}
+
+/// What a packet must have to match a rule. Where the rule says `not`, matching the rest is the boundary.
+fn wish_of(rule: &Rule, iif: Option<u32>) -> Wish {
+    let s = &rule.selectors;
+    Wish {
+        iif,
+        from: s.from,
+        to: s.to,
+        mark: s.fwmark,
+        ipproto: s.ipproto,
+        sport: s.sport,
+        dport: s.dport,
+        dscp: s.dscp.map(|(value, mask)| value & mask).or((s.tos != 0).then_some(s.tos >> 2)),
+    }
+}
+
+fn choose<T: Clone>(rng: &mut Rng, values: &[T]) -> Option<T> {
+    if values.is_empty() { None } else { Some(values[rng.usize(..values.len())].clone()) }
+}
+
+/// The last address before a prefix, its first, second, last but one and last, and the first after it.
+fn around(net: IpNet) -> Vec<IpAddr> {
+    let step = |addr: u128, by: i128| addr.checked_add_signed(by);
+    let numbers = |first: u128, last: u128| {
+        [
+            step(first, -1),
+            Some(first),
+            step(first, 1).filter(|n| *n <= last),
+            step(last, -1).filter(|n| *n >= first),
+            Some(last),
+            step(last, 1),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<BTreeSet<u128>>()
+    };
+    match net {
+        IpNet::V4(net) => numbers(net.network().to_bits().into(), net.broadcast().to_bits().into())
+            .into_iter()
+            .filter_map(|number| u32::try_from(number).ok())
+            .map(|number| IpAddr::V4(Ipv4Addr::from_bits(number)))
+            .collect(),
+        IpNet::V6(net) => numbers(net.network().to_bits(), net.broadcast().to_bits())
+            .into_iter()
+            .map(|number| IpAddr::V6(Ipv6Addr::from_bits(number)))
+            .collect(),
+    }
+}
+
+/// An address of a prefix: an end of it, or any.
+fn within(rng: &mut Rng, net: IpNet) -> IpAddr {
+    match (rng.u8(..3), net) {
+        (0, _) => net.network(),
+        (1, _) => net.broadcast(),
+        (_, IpNet::V4(net)) => {
+            let host = !net.netmask().to_bits();
+            IpAddr::V4(Ipv4Addr::from_bits(net.network().to_bits() | rng.u32(..) & host))
+        }
+        (_, IpNet::V6(net)) => {
+            let host = !net.netmask().to_bits();
+            IpAddr::V6(Ipv6Addr::from_bits(net.network().to_bits() | rng.u128(..) & host))
+        }
+    }
+}
+
+/// A mark's value, the values one bit away from it, and the value with all the bits set that its mask leaves out.
+fn marks_around((value, mask): (u32, u32)) -> impl Iterator<Item = u32> {
+    (0..32).map(move |bit| value ^ 1 << bit).chain([value, value | !mask, value.wrapping_sub(1), value.wrapping_add(1)])
+}
+
+/// The ends of a range and the ports beside them.
+fn ports_around(range: PortRange) -> impl Iterator<Item = u16> {
+    [range.start.saturating_sub(1), range.start, range.end, range.end.saturating_add(1)].into_iter()
+}
+
+/// Addresses that no policy names.
+fn unrelated(family: Family) -> Vec<IpAddr> {
+    match family {
+        Family::Ipv4 => [[8, 8, 8, 8], [192, 0, 2, 55], [198, 51, 100, 7], [203, 0, 113, 200], [100, 64, 3, 3]]
+            .map(|octets| IpAddr::V4(Ipv4Addr::from(octets)))
+            .to_vec(),
+        Family::Ipv6 => [
+            0x2001_0db8_0000_0000_0000_0000_0000_0055,
+            0x2a00_1450_4001_0080_0000_0000_0000_2004,
+            0xfd77_0000_0000_0001_0000_0000_0000_0009,
+        ]
+        .map(|bits: u128| IpAddr::V6(Ipv6Addr::from_bits(bits)))
+        .to_vec(),
+    }
+}
+
+/// Addresses that the kernel treats by themselves.
+fn special(family: Family) -> Vec<IpAddr> {
+    match family {
+        Family::Ipv4 => {
+            [[255, 255, 255, 255], [224, 0, 0, 5], [127, 0, 0, 1], [0, 0, 0, 0], [0, 1, 2, 3], [169, 254, 9, 9]]
+                .map(|octets| IpAddr::V4(Ipv4Addr::from(octets)))
+                .to_vec()
+        }
+        Family::Ipv6 => [0, 1, 0xfe80_0000_0000_0000_0000_0000_0000_0009, 0xff02_0000_0000_0000_0000_0000_0000_0001]
+            .map(|bits: u128| IpAddr::V6(Ipv6Addr::from_bits(bits)))
+            .to_vec(),
+    }
+}
+
+fn is_multicast(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_multicast() || addr.is_loopback() || addr.octets()[0] == 0 || addr.is_broadcast(),
+        IpAddr::V6(addr) => addr.is_multicast() || addr.is_loopback() || addr.is_unspecified(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Selectors;
+
+    #[test]
+    fn the_addresses_around_a_prefix() {
+        let texts =
+            |net: &str| around(net.parse().expect("a prefix")).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            texts("10.0.0.0/24"),
+            ["9.255.255.255", "10.0.0.0", "10.0.0.1", "10.0.0.254", "10.0.0.255", "10.0.1.0"]
+        );
+        assert_eq!(texts("10.0.0.7/32"), ["10.0.0.6", "10.0.0.7", "10.0.0.8"]);
+        assert_eq!(texts("0.0.0.0/0"), ["0.0.0.0", "0.0.0.1", "255.255.255.254", "255.255.255.255"]);
+        assert_eq!(texts("::/0").len(), 4);
+    }
+
+    #[test]
+    fn packets_reach_both_sides_of_every_boundary_and_repeat_with_the_seed() {
+        let mut host = Host::default();
+        let mut rule = Rule::lookup(Family::Ipv4, 100, 7);
+        rule.selectors = Selectors {
+            from: "10.1.0.0/16".parse().ok(),
+            fwmark: Some((0x20, 0xff)),
+            ipproto: Some(TCP),
+            dport: Some(PortRange { start: 80, end: 443 }),
+            ..Selectors::default()
+        };
+        host.rules.push(rule.clone());
+        let packets = |seed| {
+            let mut generator = Generator::new(&host, &[], vec![2, 3], seed);
+            (0..4000).filter_map(|_| generator.next_packet()).collect::<Vec<_>>()
+        };
+        let first = packets(1);
+        assert_eq!(first, packets(1));
+        assert_ne!(first, packets(2));
+        let net = rule.selectors.from.expect("set above");
+        let matches = |p: &Packet| {
+            net.contains(&p.source()) && p.mark & 0xff == 0x20 && p.ipproto == TCP && (80..=443).contains(&p.dport)
+        };
+        assert!(first.iter().filter(|p| matches(p)).count() > 400);
+        for port in [79, 80, 443, 444] {
+            let others_match = |p: &&Packet| p.dport == port && net.contains(&p.source()) && p.mark & 0xff == 0x20;
+            assert!(first.iter().any(|p| others_match(&p)), "port {port} with everything else matching");
+        }
+        assert!(first.iter().any(|p| p.to.is_ipv6()) && first.iter().all(|p| p.source().is_ipv4() == p.to.is_ipv4()));
+    }
+}
