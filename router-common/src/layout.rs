@@ -27,6 +27,8 @@ pub struct Config {
     pub mark_bits: u32,
     /// How many entries of `MARKS_IN_USE` hold.
     pub marks_in_use: u32,
+    /// 1: `net.ipv4.ip_forward_update_priority` is off, a forwarded packet keeps its priority.
+    pub keep_priority: u32,
 }
 
 /// Key of `LINKS`: an interface index. What is known of an interface, as ingress and as egress.
@@ -359,7 +361,7 @@ mod tests {
 
     #[test]
     fn sizes_are_the_abi() {
-        assert_eq!(size_of::<Config>(), 24);
+        assert_eq!(size_of::<Config>(), 28);
         assert_eq!(size_of::<LinkEntry>(), 36);
         assert_eq!(size_of::<RuleEntry>(), 108);
         assert_eq!(size_of::<RouteKey4>(), 8);

@@ -5,5 +5,8 @@
 //! shares nothing with [`classify`].
 #![cfg_attr(not(test), no_std)]
 
+pub mod classify;
 pub mod layout;
+pub mod packet;
+pub mod parse;
 pub mod verdict;

@@ -1,12 +1,46 @@
-//! Wayfork's TC program.
+//! Wayfork's TC program. This file holds the program sections only; the way of a packet is in `ingress`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+mod act;
+#[cfg(target_arch = "bpf")]
+mod count;
+#[cfg(target_arch = "bpf")]
+mod ingress;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod skb;
+
+#[cfg(target_arch = "bpf")]
 mod bpf {
+    use crate::act::{act, skb_of};
+    use crate::count::count;
+    use crate::ingress::{State, decide};
+    use crate::maps::DECISION;
     use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 
+    /// Attached at TC ingress. The name is the one that `tc filter` shows, by which a filter left by a killed run is found.
     #[classifier]
-    pub fn ingress(_ctx: TcContext) -> i32 {
+    pub fn wayfork(ctx: TcContext) -> i32 {
+        let skb = skb_of(&ctx);
+        let mut state = State::new(&skb);
+        decide::<false>(&skb, &mut state);
+        let status = act(&ctx, &skb, &mut state);
+        count(&state.outcome.decision, state.walk.packet.len);
+        status
+    }
+
+    /// Never attached: BPF_PROG_TEST_RUN asks it what `wayfork` would do. Changes nothing but DECISION.
+    #[classifier]
+    pub fn wayfork_probe(ctx: TcContext) -> i32 {
+        let skb = skb_of(&ctx);
+        let mut state = State::new(&skb);
+        decide::<true>(&skb, &mut state);
+        if let Some(decision) = DECISION.get_ptr_mut(0) {
+            // SAFETY: the one entry of the map; test runs are not run side by side.
+            unsafe { *decision = state.outcome.decision };
+        }
         TC_ACT_UNSPEC
     }
 

@@ -1,0 +1,117 @@
+//! Carrying the decision out.
+
+use crate::ingress::{State, header_word};
+use crate::skb::{ETHERNET_HEADER, Refused, Skb};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::warn;
+use router_common::packet::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4, IPV4_TTL_OFFSET, IPV6_HOP_LIMIT_OFFSET, forwarded_priority,
+    forwarded_ttl_word,
+};
+use router_common::verdict::{Action, PassReason};
+
+/// Redirects, marks, drops, or leaves the packet to the programs after this one. Corrects the decision where the packet could
+/// not be rewritten.
+#[inline(always)]
+pub fn act(ctx: &TcContext, skb: &Skb, state: &mut State) -> i32 {
+    let action = state.outcome.decision.action;
+    if action == Action::Redirect as u8 {
+        match redirect(skb, state) {
+            Ok(status) => status,
+            Err(Failed::Untouched) => {
+                state.outcome.leave(PassReason::Rewrite);
+                TC_ACT_UNSPEC
+            }
+            Err(Failed::Halfway) => {
+                state.outcome.decision.action = Action::Drop as u8;
+                say_dropped(ctx, state.outcome.decision.oif);
+                TC_ACT_SHOT
+            }
+        }
+    } else if action == Action::Mark as u8 {
+        skb.set_mark(state.outcome.write_mark);
+        TC_ACT_UNSPEC
+    } else if action == Action::Drop as u8 {
+        TC_ACT_SHOT
+    } else {
+        TC_ACT_UNSPEC
+    }
+}
+
+/// How far a rewrite came.
+enum Failed {
+    /// The stack can still have the packet. (It may have lost its padding, which the stack removes first as well.)
+    Untouched,
+    /// Neither the stack nor the wire can.
+    Halfway,
+}
+
+#[inline(always)]
+fn untouched(_: Refused) -> Failed {
+    Failed::Untouched
+}
+
+#[inline(always)]
+fn halfway(_: Refused) -> Failed {
+    Failed::Halfway
+}
+
+/// What `ip_rcv_core()`, `ip_forward()` or `ip6_forward()` and the neighbour layer do to a packet on its way.
+#[inline(always)]
+fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
+    let State { walk, outcome, base, sets_priority } = state;
+    let packet = &walk.packet;
+    let ipv4 = packet.family == IPV4;
+    // Link-layer padding is not forwarded. A GSO packet has none (parse).
+    let total = base + packet.len;
+    if skb.len() > total {
+        skb.trim(total).map_err(untouched)?;
+    }
+    let offset = if ipv4 { IPV4_TTL_OFFSET } else { IPV6_HOP_LIMIT_OFFSET };
+    let word = header_word(skb, *base, offset).ok_or(Failed::Untouched)?;
+
+    let adds_header = *base == 0 && outcome.ethernet;
+    let mut start = *base;
+    if adds_header {
+        skb.add_ethernet_header().map_err(untouched)?;
+        start = ETHERNET_HEADER;
+    }
+    let rewritten = if ipv4 {
+        // The sum over the header, checksum included, stays what it was: CHECKSUM_COMPLETE stays true.
+        skb.store(start + offset, &forwarded_ttl_word(word).to_be_bytes())
+    } else {
+        skb.store_summed(start + offset, &word.wrapping_sub(1).to_be_bytes())
+    };
+    rewritten.map_err(if adds_header { halfway } else { untouched })?;
+    if outcome.ethernet {
+        // CHECKSUM_COMPLETE does not cover the Ethernet header, here at ingress.
+        skb.store(0, &outcome.macs).map_err(halfway)?;
+        if adds_header {
+            let ethertype = if ipv4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+            skb.store(12, &ethertype.to_be_bytes()).map_err(halfway)?;
+        }
+    }
+    if outcome.write_mark != skb.mark() {
+        skb.set_mark(outcome.write_mark);
+    }
+    // `ip6_forward()` leaves the priority alone.
+    if ipv4 && *sets_priority {
+        skb.set_priority(forwarded_priority(packet.dsfield));
+    }
+    // Towards a device without Ethernet headers the kernel strips this one (`__bpf_redirect_no_mac()`).
+    Ok(skb.redirect(outcome.decision.oif))
+}
+
+#[cold]
+#[inline(never)]
+fn say_dropped(ctx: &TcContext, oif: u32) {
+    warn!(ctx, "dropped a packet to interface {}: no memory to rewrite it", oif);
+}
+
+/// The context as [`Skb`] takes it.
+#[inline(always)]
+pub fn skb_of(ctx: &TcContext) -> Skb {
+    Skb::new(ctx.as_ptr().cast())
+}

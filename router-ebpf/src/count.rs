@@ -1,0 +1,29 @@
+//! What happened, per CPU: nobody else writes the entry that is counted in.
+
+use crate::maps::{PASS_COUNTERS, RULE_COUNTERS};
+use router_common::layout::{Decision, NO_RULE};
+use router_common::verdict::Action;
+
+/// Counts one packet of `bytes` (from the IP header on) for the rule that decided, and for the reason where it was passed.
+#[inline(always)]
+pub fn count(decision: &Decision, bytes: u32) {
+    if decision.action == Action::Pass as u8
+        && let Some(counter) = PASS_COUNTERS.get_ptr_mut(u32::from(decision.reason))
+    {
+        // SAFETY: an entry of this CPU's own.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(bytes);
+        }
+    }
+    if decision.rule != NO_RULE
+        && let Some(counter) = RULE_COUNTERS.get_ptr_mut(decision.rule)
+    {
+        let action = usize::from(decision.action & 3);
+        // SAFETY: an entry of this CPU's own, and an index below 4.
+        unsafe {
+            (*counter).packets[action] += 1;
+            (*counter).bytes[action] += u64::from(bytes);
+        }
+    }
+}
