@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod compile;
+pub mod fastpath;
 pub mod kernel;
 pub mod lab;
 pub mod model;

@@ -43,6 +43,8 @@ pub struct Generation {
     pub mark_bits: u32,
     /// Whether a rule or a mark looks at protocol or ports.
     pub needs_ports: bool,
+    /// `net.ipv4.ip_forward_update_priority` is off: a forwarded IPv4 packet keeps its priority.
+    pub keep_priority: bool,
     /// The rule id behind each `RuleEntry::counter`; None where the slot is free.
     pub counters: Vec<Option<String>>,
 }

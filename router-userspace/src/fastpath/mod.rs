@@ -1,0 +1,89 @@
+//! The fast path's loader: puts the TC program into the kernel, its maps in step with a [`Generation`], and asks it questions.
+//! The only use of aya.
+//!
+//! Everything acts on the network namespace of the calling thread: load, attach and probe from the same one.
+//!
+//! A packet never sees a mix of two generations: [`FastPath::apply`] suspends the program (it then passes every packet), waits
+//! until no CPU still runs it with the old state, writes the difference, and lets it decide again.
+
+mod attach;
+mod error;
+mod frame;
+mod load;
+mod object;
+mod probe;
+mod tables;
+
+pub use attach::{Attached, ForeignProgram};
+pub use error::{Error, Result};
+pub use frame::ethernet_frame;
+pub use load::{Capacity, FastPath};
+pub use object::EBPF_OBJECT;
+pub use probe::Context;
+
+use crate::compile::Generation;
+use router_common::layout::{Counter, NeighbourEntry, NeighbourKey, PassCounter};
+use router_common::verdict::PassReason;
+use std::time::Duration;
+
+/// Name of the attached program, and of its clsact filter. Fifteen characters at most (BPF_OBJ_NAME_LEN).
+pub const PROGRAM: &str = "wayfork";
+/// Name of the program that is never attached and only answers questions.
+pub const PROBE: &str = "wayfork_probe";
+
+impl FastPath {
+    /// Whether the maps hold that much. Where not, load a new [`FastPath`] with [`Capacity::of`] it.
+    pub fn fits(&self, generation: &Generation) -> bool {
+        self.capacity.holds(generation)
+    }
+
+    /// The program passes every packet from now on; returns when no CPU decides any more. Neighbours, links and rules
+    /// stay in the maps.
+    pub fn suspend(&mut self) -> Result<()> {
+        self.tables.suspend()
+    }
+
+    /// Makes the program decide by `generation`. Suspended until that is complete, and left so where it fails. (The lease
+    /// is a matter of its own: see [`FastPath::renew_lease`].)
+    pub fn apply(&mut self, generation: &Generation) -> Result<()> {
+        if !self.fits(generation) {
+            return Err(Error::Full);
+        }
+        self.tables.apply(generation)
+    }
+
+    /// Whether the program decides (as far as its lease goes).
+    pub fn is_active(&self) -> bool {
+        self.tables.is_active()
+    }
+
+    /// One neighbour became usable, changed its address, or is usable no more. Applied at once.
+    pub fn set_neighbour(&mut self, key: NeighbourKey, entry: Option<NeighbourEntry>) -> Result<()> {
+        self.tables.set_neighbour(key, entry)
+    }
+
+    /// The program may decide for this long from now on, by CLOCK_MONOTONIC. Zero ends the lease.
+    pub fn renew_lease(&mut self, duration: Duration) -> Result<()> {
+        self.tables.renew_lease(duration)
+    }
+
+    /// Packets and bytes per action of every rule, by `RuleEntry::counter`; as many as the generation in force has.
+    pub fn rule_counters(&self) -> Result<Vec<Counter>> {
+        self.tables.rule_counters()
+    }
+
+    /// Packets and bytes per reason that have been passed.
+    pub fn pass_counters(&self) -> Result<Vec<(PassReason, PassCounter)>> {
+        self.tables.pass_counters()
+    }
+
+    /// Gives a rule's counter back: its slot will be another rule's.
+    pub fn reset_rule_counter(&mut self, counter: u32) -> Result<()> {
+        self.tables.reset_rule_counter(counter)
+    }
+
+    /// Writes what the program has to say to the log. Call it every second or so.
+    pub fn poll_log(&mut self) {
+        self.logger.flush();
+    }
+}
