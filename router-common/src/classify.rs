@@ -38,14 +38,15 @@ pub trait Tables {
 }
 
 /// What is to be done with a packet.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// What was decided. With action pass, verdict and the rest say how far it came.
     pub decision: Decision,
     /// The mark to write into the packet with actions redirect and mark.
     pub write_mark: u32,
-    /// With action redirect: the outgoing device's frames have an Ethernet header, with these addresses.
-    pub ethernet: bool,
+    /// 1, with action redirect: the outgoing device's frames have an Ethernet header, with these addresses.
+    pub ethernet: u32,
     /// Destination, then source address.
     pub macs: [u8; 12],
 }
@@ -67,7 +68,7 @@ impl Outcome {
                 via: [0; 4],
             },
             write_mark: mark,
-            ethernet: false,
+            ethernet: 0,
             macs: [0; 12],
         }
     }
@@ -93,6 +94,7 @@ mod end {
 }
 
 /// The state of the loops over marks and rules.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
     /// The packet, with the mark as it stands.
@@ -157,28 +159,44 @@ impl Walk {
     }
 }
 
-/// The selectors that rules and marks have in common. True where none of those that count speaks against the packet.
-macro_rules! selectors_match {
+/// The selectors that rules and marks have in common: 0 where all of them match. Without branches, because the verifier follows
+/// every way through them once more for each round of the loop; a selector that does not count has the mask 0.
+macro_rules! mismatch {
     ($entry:expr, $packet:expr) => {{
         let (entry, packet) = ($entry, $packet);
+        let mut mismatch = ((packet.mark ^ entry.mark) & entry.mark_mask)
+            | difference(&packet.src, &entry.from, &entry.from_mask)
+            | difference(&packet.dst, &entry.to, &entry.to_mask)
+            | u32::from((packet.dsfield ^ entry.dsfield) & entry.dsfield_mask);
         let flags = entry.flags;
-        !((flags & RULE_MARK != 0 && (packet.mark ^ entry.mark) & entry.mark_mask != 0)
-            || (flags & RULE_FROM != 0 && differs(&packet.src, &entry.from, &entry.from_mask))
-            || (flags & RULE_TO != 0 && differs(&packet.dst, &entry.to, &entry.to_mask))
-            || (flags & RULE_IPPROTO != 0 && packet.ipproto != entry.ipproto)
-            || (flags & RULE_SPORT != 0 && (packet.sport < entry.sport[0] || packet.sport > entry.sport[1]))
-            || (flags & RULE_DPORT != 0 && (packet.dport < entry.dport[0] || packet.dport > entry.dport[1]))
-            || (flags & RULE_DSFIELD != 0 && (packet.dsfield ^ entry.dsfield) & entry.dsfield_mask != 0))
+        if flags & (RULE_IPPROTO | RULE_SPORT | RULE_DPORT) != 0 {
+            mismatch |= u32::from(packet.ipproto ^ entry.ipproto) & all_if(flags, RULE_IPPROTO)
+                | outside(packet.sport, entry.sport) & all_if(flags, RULE_SPORT)
+                | outside(packet.dport, entry.dport) & all_if(flags, RULE_DPORT);
+        }
+        mismatch
     }};
 }
 
 #[inline(always)]
-fn differs(addr: &AddrWords, value: &AddrWords, mask: &AddrWords) -> bool {
+fn difference(addr: &AddrWords, value: &AddrWords, mask: &AddrWords) -> u32 {
     ((addr[0] ^ value[0]) & mask[0])
         | ((addr[1] ^ value[1]) & mask[1])
         | ((addr[2] ^ value[2]) & mask[2])
         | ((addr[3] ^ value[3]) & mask[3])
-        != 0
+}
+
+/// Not 0 where the port is outside the range: the sign of either distance.
+#[inline(always)]
+fn outside(port: u16, [first, last]: [u16; 2]) -> u32 {
+    let (port, first, last) = (u32::from(port), u32::from(first), u32::from(last));
+    (port.wrapping_sub(first) | last.wrapping_sub(port)) & 0x8000_0000
+}
+
+/// All bits where the flag (a power of two) is set, else none.
+#[inline(always)]
+fn all_if(flags: u32, flag: u32) -> u32 {
+    0u32.wrapping_sub((flags >> flag.trailing_zeros()) & 1)
 }
 
 /// One alternative of a `[[mark]]`. Says whether to go on.
@@ -188,7 +206,7 @@ pub fn mark_step(lists: &impl Lists, walk: &mut Walk) -> bool {
     walk.at += 1;
     let packet = &walk.packet;
     let applies = entry.family == packet.family && (entry.iif == 0 || entry.iif == packet.iif);
-    if applies && entry.statement != walk.statement && selectors_match!(entry, packet) {
+    if applies && entry.statement != walk.statement && mismatch!(entry, packet) == 0 {
         walk.packet.mark = (packet.mark & !entry.set_mask) | (entry.set_value & entry.set_mask);
         walk.statement = entry.statement;
     }
@@ -203,7 +221,7 @@ pub fn rule_step(lists: &impl Lists, walk: &mut Walk) -> bool {
     }
     let Some(rule) = lists.rule(walk.first.wrapping_add(walk.at)) else { return walk.pass(PassReason::Resync) };
     walk.at += 1;
-    let all = selectors_match!(rule, &walk.packet);
+    let all = mismatch!(rule, &walk.packet) == 0;
     if all && rule.flags & RULE_UNSEEN != 0 {
         return walk.pass(PassReason::RuleSelector);
     }
@@ -375,7 +393,7 @@ fn redirect(
         let Some(neighbour) = tables.neighbour(&hop) else { return outcome.leave(PassReason::Neighbour) };
         let (d, s) = (&neighbour.mac, &egress.mac);
         outcome.macs = [d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]];
-        outcome.ethernet = true;
+        outcome.ethernet = 1;
     }
     outcome.write_mark = packet.mark;
     outcome.decision.action = Action::Redirect as u8;

@@ -64,6 +64,7 @@ pub trait Frame {
 }
 
 /// A packet that the program may decide about.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// [`IPV4`] or [`IPV6`].

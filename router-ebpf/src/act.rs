@@ -1,11 +1,12 @@
 //! Carrying the decision out.
 
-use crate::ingress::{State, header_word};
+use crate::ingress::State;
 use crate::skb::{ETHERNET_HEADER, Refused, Skb};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::warn;
+use router_common::classify::Walk;
 use router_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4, IPV4_TTL_OFFSET, IPV6_HOP_LIMIT_OFFSET, forwarded_priority,
     forwarded_ttl_word,
@@ -61,8 +62,8 @@ fn halfway(_: Refused) -> Failed {
 /// What `ip_rcv_core()`, `ip_forward()` or `ip6_forward()` and the neighbour layer do to a packet on its way.
 #[inline(always)]
 fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
-    let State { walk, outcome, base, sets_priority } = state;
-    let packet = &walk.packet;
+    let State { walk: Walk { packet, .. }, outcome, .. } = state;
+    let base = state.base();
     let ipv4 = packet.family == IPV4;
     // Link-layer padding is not forwarded. A GSO packet has none (parse).
     let total = base + packet.len;
@@ -70,10 +71,10 @@ fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
         skb.trim(total).map_err(untouched)?;
     }
     let offset = if ipv4 { IPV4_TTL_OFFSET } else { IPV6_HOP_LIMIT_OFFSET };
-    let word = header_word(skb, *base, offset).ok_or(Failed::Untouched)?;
+    let word = skb.word((base + offset) as usize).ok_or(Failed::Untouched)?;
 
-    let adds_header = *base == 0 && outcome.ethernet;
-    let mut start = *base;
+    let adds_header = base == 0 && outcome.ethernet != 0;
+    let mut start = base;
     if adds_header {
         skb.add_ethernet_header().map_err(untouched)?;
         start = ETHERNET_HEADER;
@@ -84,8 +85,10 @@ fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
     } else {
         skb.store_summed(start + offset, &word.wrapping_sub(1).to_be_bytes())
     };
-    rewritten.map_err(if adds_header { halfway } else { untouched })?;
-    if outcome.ethernet {
+    if rewritten.is_err() {
+        return Err(if adds_header { Failed::Halfway } else { Failed::Untouched });
+    }
+    if outcome.ethernet != 0 {
         // CHECKSUM_COMPLETE does not cover the Ethernet header, here at ingress.
         skb.store(0, &outcome.macs).map_err(halfway)?;
         if adds_header {
@@ -97,14 +100,14 @@ fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
         skb.set_mark(outcome.write_mark);
     }
     // `ip6_forward()` leaves the priority alone.
-    if ipv4 && *sets_priority {
+    if ipv4 && state.keep_priority == 0 {
         skb.set_priority(forwarded_priority(packet.dsfield));
     }
     // Towards a device without Ethernet headers the kernel strips this one (`__bpf_redirect_no_mac()`).
     Ok(skb.redirect(outcome.decision.oif))
 }
 
-#[cold]
+/// Not `#[cold]`: that would put it into a section of its own, and the loader mistakes its address for one in `.text`.
 #[inline(never)]
 fn say_dropped(ctx: &TcContext, oif: u32) {
     warn!(ctx, "dropped a packet to interface {}: no memory to rewrite it", oif);

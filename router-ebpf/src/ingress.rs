@@ -1,32 +1,57 @@
 //! The way of a packet: may the program decide at all, read the headers, decide.
 
-use crate::maps::{CONFIG, LEASE, Maps, link};
-use crate::skb::{ETHERNET_HEADER, PacketAt, Skb};
+use crate::maps::{CONFIG, LEASE, Maps, STATES, link};
+use crate::skb::{ETHERNET_HEADER, Skb};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use router_common::classify::{self, Outcome, Walk};
 use router_common::layout::{ABI_VERSION, LINK_ETHERNET, MAY_PASS};
-use router_common::packet::Frame;
 use router_common::parse::parse;
 use router_common::verdict::PassReason;
 
 /// A packet, and what is to be done with it.
+///
+/// Kept in a map and not on the stack: what comes from a map has no known value for the verifier, so that the ways through
+/// the headers do not multiply with those through the rules, and the stack is 512 bytes.
+#[repr(C)]
 pub struct State {
     pub walk: Walk,
     pub outcome: Outcome,
-    /// Where the IP header begins: 14, or 0 for a device without Ethernet headers.
-    pub base: u32,
-    /// `ip_forward` would set the priority.
-    pub sets_priority: bool,
+    /// 1: the frame has an Ethernet header.
+    pub ethernet: u32,
+    /// 1: `ip_forward` would leave the priority alone.
+    pub keep_priority: u32,
+    /// 1: in use.
+    busy: u32,
 }
 
 impl State {
-    /// A packet of which nothing is known.
+    /// The state of this CPU; None where a program that this one has preempted uses it (kernels with PREEMPT_RT).
+    /// The attached program and the probe have one each.
     #[inline(always)]
-    pub fn new(skb: &Skb) -> Self {
-        let mut walk = Walk::new();
-        walk.packet.len = skb.len();
-        let outcome = Outcome::pass(PassReason::Resync, skb.mark());
-        State { walk, outcome, base: 0, sets_priority: false }
+    pub fn take<const PROBE: bool>(skb: &Skb) -> Option<&'static mut State> {
+        let state = STATES.get_ptr_mut(u32::from(PROBE))?;
+        // SAFETY: an entry of this CPU's own; `busy` keeps a second program on it away.
+        let state = unsafe { &mut *state };
+        if state.busy != 0 {
+            return None;
+        }
+        state.busy = 1;
+        state.walk = Walk::new();
+        state.walk.packet.len = skb.len();
+        state.outcome = Outcome::pass(PassReason::Resync, skb.mark());
+        Some(state)
+    }
+
+    /// Lets the next packet have it.
+    #[inline(always)]
+    pub fn give_back(&mut self) {
+        self.busy = 0;
+    }
+
+    /// Where the IP header begins.
+    #[inline(always)]
+    pub fn base(&self) -> u32 {
+        if self.ethernet != 0 { ETHERNET_HEADER } else { 0 }
     }
 }
 
@@ -54,22 +79,9 @@ fn try_decide<const PROBE: bool>(skb: &Skb, state: &mut State) -> Result<(), Pas
         return Err(PassReason::InterfacePass);
     }
     // BPF_PROG_TEST_RUN puts an Ethernet header before the packet whatever the device.
-    state.base = if PROBE || ingress.flags & LINK_ETHERNET != 0 { ETHERNET_HEADER } else { 0 };
-    skb.pull_headers(state.base);
-    let packet = &mut state.walk.packet;
-    if state.base == 0 { parse(&PacketAt::<0> { skb }, packet)? } else { parse(&PacketAt::<14> { skb }, packet)? }
-    state.sets_priority = config.keep_priority == 0;
+    state.ethernet = u32::from(PROBE || ingress.flags & LINK_ETHERNET != 0);
+    parse(&skb.packet(state.base()), &mut state.walk.packet)?;
+    state.keep_priority = config.keep_priority;
     classify::decide(&Maps { skb }, config, ingress, &mut state.walk, &mut state.outcome);
     Ok(())
-}
-
-/// A word of the header, host byte order.
-#[inline(always)]
-pub fn header_word(skb: &Skb, base: u32, offset: u32) -> Option<u32> {
-    let words: Option<[u32; 1]> = if base == 0 {
-        PacketAt::<0> { skb }.words(offset as usize)
-    } else {
-        PacketAt::<14> { skb }.words(offset as usize)
-    };
-    words.map(|[word]| u32::from_be(word))
 }

@@ -24,10 +24,11 @@ mod bpf {
     #[classifier]
     pub fn wayfork(ctx: TcContext) -> i32 {
         let skb = skb_of(&ctx);
-        let mut state = State::new(&skb);
-        decide::<false>(&skb, &mut state);
-        let status = act(&ctx, &skb, &mut state);
+        let Some(state) = State::take::<false>(&skb) else { return TC_ACT_UNSPEC };
+        decide::<false>(&skb, state);
+        let status = act(&ctx, &skb, state);
         count(&state.outcome.decision, state.walk.packet.len);
+        state.give_back();
         status
     }
 
@@ -35,12 +36,13 @@ mod bpf {
     #[classifier]
     pub fn wayfork_probe(ctx: TcContext) -> i32 {
         let skb = skb_of(&ctx);
-        let mut state = State::new(&skb);
-        decide::<true>(&skb, &mut state);
+        let Some(state) = State::take::<true>(&skb) else { return TC_ACT_UNSPEC };
+        decide::<true>(&skb, state);
         if let Some(decision) = DECISION.get_ptr_mut(0) {
             // SAFETY: the one entry of the map; test runs are not run side by side.
             unsafe { *decision = state.outcome.decision };
         }
+        state.give_back();
         TC_ACT_UNSPEC
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The sizes here are placeholders: the loader sets them from what it has to write.
 
+use crate::ingress::State;
 use crate::skb::Skb;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::generated::bpf_loop;
@@ -39,6 +40,9 @@ static MARKS_IN_USE: Array<u32> = Array::with_max_entries(MAX_MARKS_IN_USE, 0);
 pub static RULE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static PASS_COUNTERS: PerCpuArray<PassCounter> = PerCpuArray::with_max_entries(64, 0);
+/// Of the attached program, and of the probe.
+#[map]
+pub static STATES: PerCpuArray<State> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 pub static DECISION: Array<Decision> = Array::with_max_entries(1, 0);
 
@@ -121,23 +125,23 @@ pub fn link(ifindex: u32) -> Option<&'static LinkEntry> {
     unsafe { LINKS.get(ifindex) }
 }
 
-/// `bpf_loop` (5.17): the verifier looks at the callback, not at the number of rounds.
+/// `bpf_loop` (5.17): the verifier looks at the callback, not at the number of rounds. It hands on pointers into the stack
+/// only, so the callback gets a pointer to the pointer.
 #[inline(always)]
-fn repeat(times: u32, callback: unsafe extern "C" fn(u64, *mut c_void) -> i64, walk: &mut Walk) {
-    // SAFETY: the callback has the signature that bpf_loop calls, and takes the Walk that it is given here.
-    unsafe { bpf_loop(times, callback as *mut c_void, ptr::from_mut(walk).cast(), 0) };
+fn repeat(times: u32, callback: unsafe extern "C" fn(u64, *mut *mut Walk) -> i64, walk: &mut Walk) {
+    let mut walk = ptr::from_mut(walk);
+    // SAFETY: the callback has the signature that bpf_loop calls, and takes what it is given here.
+    unsafe { bpf_loop(times, callback as *mut c_void, (&raw mut walk).cast(), 0) };
 }
 
-unsafe extern "C" fn rule_callback(_round: u64, walk: *mut c_void) -> i64 {
-    // SAFETY: `repeat` passes a Walk.
-    let walk = unsafe { &mut *walk.cast::<Walk>() };
-    i64::from(!rule_step(&MapLists, walk))
+unsafe extern "C" fn rule_callback(_round: u64, walk: *mut *mut Walk) -> i64 {
+    // SAFETY: `repeat` passes a pointer to a Walk.
+    i64::from(!rule_step(&MapLists, unsafe { &mut **walk }))
 }
 
-unsafe extern "C" fn mark_callback(_round: u64, walk: *mut c_void) -> i64 {
-    // SAFETY: `repeat` passes a Walk.
-    let walk = unsafe { &mut *walk.cast::<Walk>() };
-    i64::from(!mark_step(&MapLists, walk))
+unsafe extern "C" fn mark_callback(_round: u64, walk: *mut *mut Walk) -> i64 {
+    // SAFETY: `repeat` passes a pointer to a Walk.
+    i64::from(!mark_step(&MapLists, unsafe { &mut **walk }))
 }
 
 #[inline(always)]

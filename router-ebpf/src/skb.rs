@@ -28,33 +28,12 @@ pub struct Skb {
     raw: *mut __sk_buff,
 }
 
-macro_rules! fields {
-    ($($(#[$doc:meta])* $name:ident: $field:ident),* $(,)?) => {
-        impl Skb { $(
-            $(#[$doc])*
-            #[inline(always)]
-            pub fn $name(&self) -> u32 {
-                // SAFETY: `raw` is the program's context. Volatile, because the verifier allows whole-word access only.
-                unsafe { ptr::read_volatile(&raw const (*self.raw).$field) }
-            }
-        )* }
+/// Reads a field of the context whole and once: the verifier allows neither parts of it nor a pointer into it.
+macro_rules! field {
+    ($skb:expr, $field:ident) => {
+        // SAFETY: `raw` is the program's context.
+        unsafe { ptr::read_volatile(&raw const (*$skb.raw).$field) }
     };
-}
-
-fields! {
-    /// Bytes, the Ethernet header included.
-    len: len,
-    /// The interface it came in by.
-    ifindex: ifindex,
-    /// fwmark.
-    mark: mark,
-    /// Payload of each GSO segment, or 0.
-    gso_size: gso_size,
-    protocol: protocol,
-    vlan_present: vlan_present,
-    pkt_type: pkt_type,
-    data: data,
-    data_end: data_end,
 }
 
 /// A helper refused.
@@ -72,6 +51,24 @@ impl Skb {
         Skb { raw }
     }
 
+    /// Bytes, the Ethernet header included.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        field!(self, len)
+    }
+
+    /// The interface it came in by.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        field!(self, ifindex)
+    }
+
+    /// fwmark.
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        field!(self, mark)
+    }
+
     /// Writes the fwmark.
     #[inline(always)]
     pub fn set_mark(&self, mark: u32) {
@@ -86,16 +83,44 @@ impl Skb {
         unsafe { ptr::write_volatile(&raw mut (*self.raw).priority, priority) }
     }
 
-    /// Makes the headers readable that [`PacketAt`] may look at, where the driver left them in fragments.
+    /// The packet whose IP header begins `base` bytes after the frame's first byte. Its headers are made readable where the
+    /// driver left them in fragments.
     #[inline(always)]
-    pub fn pull_headers(&self, base: u32) {
+    pub fn packet(&self, base: u32) -> SkbFrame {
         let len = self.len();
         let wanted = if len < base + HEADERS { len } else { base + HEADERS };
-        if self.data_end() - self.data() < wanted {
+        let (mut data, mut end) = self.window();
+        if end - data < wanted as usize {
             // Refused for want of memory: then the bytes are not there, and the packet is passed for that.
             // SAFETY: `raw` is the program's context.
-            let _ = unsafe { bpf_skb_pull_data(self.raw, wanted) };
+            unsafe { bpf_skb_pull_data(self.raw, wanted) };
+            (data, end) = self.window();
         }
+        SkbFrame {
+            data,
+            end,
+            base: base as usize,
+            len: len.wrapping_sub(base),
+            protocol: u16::from_be(field!(self, protocol) as u16),
+            vlan_present: field!(self, vlan_present) != 0,
+            for_this_host: field!(self, pkt_type) == PACKET_HOST,
+            gso_size: field!(self, gso_size),
+            iif: self.ifindex(),
+            mark: self.mark(),
+        }
+    }
+
+    /// First byte, and the end of what can be read directly.
+    #[inline(always)]
+    fn window(&self) -> (usize, usize) {
+        (field!(self, data) as usize, field!(self, data_end) as usize)
+    }
+
+    /// The word at `offset` from the frame's first byte, host byte order.
+    #[inline(always)]
+    pub fn word(&self, offset: usize) -> Option<u32> {
+        let (data, end) = self.window();
+        read::<1>(data, end, offset).map(|[word]| u32::from_be(word))
     }
 
     /// Writes `bytes` at `offset` from the frame's first byte.
@@ -142,61 +167,75 @@ impl Skb {
     pub fn segments_fit(&self, oif: u32, mtu: u32) -> bool {
         let mut device_mtu = 0u32;
         // SAFETY: the helper writes the device's MTU to `device_mtu`.
-        let status =
-            unsafe { bpf_check_mtu(self.raw.cast(), oif, &raw mut device_mtu, 0, BPF_MTU_CHK_SEGS) };
+        let status = unsafe { bpf_check_mtu(self.raw.cast(), oif, &raw mut device_mtu, 0, BPF_MTU_CHK_SEGS) };
         status == 0 && device_mtu <= mtu
     }
 }
 
-/// The packet's IP header and what follows, `BASE` bytes after the frame's first byte.
-pub struct PacketAt<'a, const BASE: usize> {
-    pub skb: &'a Skb,
+/// `N` words of the packet at `offset` from `data`.
+#[inline(always)]
+fn read<const N: usize>(data: usize, end: usize, offset: usize) -> Option<[u32; N]> {
+    let start = data + offset;
+    if start + N * 4 > end {
+        return None;
+    }
+    // SAFETY: the bytes lie before the end. They may be misaligned for a word on machines that do not care
+    // (NET_IP_ALIGN 0); on others the kernel aligns IP headers, and the verifier checks that this is enough.
+    Some(unsafe { *(start as *const [u32; N]) })
 }
 
-impl<const BASE: usize> Frame for PacketAt<'_, BASE> {
+/// The packet's IP header and what follows. Valid until the packet is changed.
+pub struct SkbFrame {
+    data: usize,
+    end: usize,
+    base: usize,
+    len: u32,
+    protocol: u16,
+    vlan_present: bool,
+    for_this_host: bool,
+    gso_size: u32,
+    iif: u32,
+    mark: u32,
+}
+
+impl Frame for SkbFrame {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-        let start = self.skb.data() as usize + BASE + offset;
-        if start + N * 4 > self.skb.data_end() as usize {
-            return None;
-        }
-        // SAFETY: the bytes lie before data_end. They may be misaligned for a word on machines that do not care
-        // (NET_IP_ALIGN 0); on others the kernel aligns IP headers, and the verifier checks that this is enough.
-        Some(unsafe { *(start as *const [u32; N]) })
+        read(self.data, self.end, self.base + offset)
     }
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        self.skb.len().wrapping_sub(BASE as u32)
+        self.len
     }
 
     #[inline(always)]
     fn protocol(&self) -> u16 {
-        u16::from_be(self.skb.protocol() as u16)
+        self.protocol
     }
 
     #[inline(always)]
     fn vlan_present(&self) -> bool {
-        self.skb.vlan_present() != 0
+        self.vlan_present
     }
 
     #[inline(always)]
     fn for_this_host(&self) -> bool {
-        self.skb.pkt_type() == PACKET_HOST
+        self.for_this_host
     }
 
     #[inline(always)]
     fn gso_size(&self) -> u32 {
-        self.skb.gso_size()
+        self.gso_size
     }
 
     #[inline(always)]
     fn iif(&self) -> u32 {
-        self.skb.ifindex()
+        self.iif
     }
 
     #[inline(always)]
     fn mark(&self) -> u32 {
-        self.skb.mark()
+        self.mark
     }
 }

@@ -106,7 +106,10 @@ impl FastPath {
                 Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if matches!(os_error(&error), Some(libc::EINVAL | libc::ENOENT)) => {}
                 Err(error) => {
-                    return Err(Error::from_any(format!("remove the filter that an earlier run left on {name}"), error));
+                    return Err(Error::from_any(
+                        format!("remove the filter that an earlier run left on {name}"),
+                        error,
+                    ));
                 }
             }
         }

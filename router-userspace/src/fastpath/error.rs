@@ -101,10 +101,7 @@ impl Error {
         }
     }
 
-    pub(super) fn from_any(
-        what: impl Into<String>,
-        error: impl std::error::Error + Send + Sync + 'static,
-    ) -> Self {
+    pub(super) fn from_any(what: impl Into<String>, error: impl std::error::Error + Send + Sync + 'static) -> Self {
         match os_error(&error) {
             Some(number) => Self::from_os(what, io::Error::from_raw_os_error(number)),
             None => Error::Loader { what: what.into(), cause: Box::new(error) },

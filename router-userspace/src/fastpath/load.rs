@@ -127,7 +127,8 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
 /// A kernel without bpf_loop refuses the program with an "unknown func"; say so in other words.
 fn explain_refusal(error: aya::programs::ProgramError) -> Error {
     let error = Error::from_load(error);
-    let lacks_loop = || matches!(is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_loop), Ok(false));
+    let lacks_loop =
+        || matches!(is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_loop), Ok(false));
     if matches!(error, Error::Refused { .. }) && lacks_loop() {
         return Error::Kernel {
             release: release(),

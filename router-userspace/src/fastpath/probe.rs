@@ -44,11 +44,9 @@ impl FastPath {
     /// The same question `repeat` times, and the mean time of an answer.
     pub fn probe_repeated(&mut self, frame: &[u8], context: Context, repeat: u32) -> Result<(Decision, Duration)> {
         let mut input = [0u8; sk_buff::SIZE];
-        for (at, value) in [
-            (sk_buff::MARK, context.mark),
-            (sk_buff::IFINDEX, context.ifindex),
-            (sk_buff::GSO_SIZE, context.gso_size),
-        ] {
+        for (at, value) in
+            [(sk_buff::MARK, context.mark), (sk_buff::IFINDEX, context.ifindex), (sk_buff::GSO_SIZE, context.gso_size)]
+        {
             input[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         }
         let mut options = TestRunOptions::new();

@@ -267,9 +267,7 @@ fn sync_array<V: aya::Pod + PartialEq>(
         if installed.get(index) == Some(value) {
             continue;
         }
-        array
-            .set(length(index)?, value, 0)
-            .map_err(|error| Error::from_map(format!("write the map {name}"), error))?;
+        array.set(length(index)?, value, 0).map_err(|error| Error::from_map(format!("write the map {name}"), error))?;
         match installed.get_mut(index) {
             Some(known) => *known = *value,
             None => installed.push(*value),
