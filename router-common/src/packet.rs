@@ -48,7 +48,7 @@ pub trait Frame {
     /// `N` words that begin `offset` bytes after the first byte of the IP header, as they lie in memory. None beyond the end.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
     /// Bytes from the IP header on, link-layer padding included.
-    fn len(&self) -> u32;
+    fn received_len(&self) -> u32;
     /// The link layer's protocol (`skb->protocol`), host byte order.
     fn protocol(&self) -> u16;
     /// A VLAN tag was taken off the frame (`skb->vlan_present`).

@@ -125,7 +125,7 @@ fn parse_ipv6(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason>
 /// the header, of more than 64 KiB, is the stack's).
 #[inline(always)]
 fn length_is_right(frame: &impl Frame, len: u32) -> bool {
-    len == frame.len() || (len < frame.len() && frame.gso_size() == 0)
+    len == frame.received_len() || (len < frame.received_len() && frame.gso_size() == 0)
 }
 
 /// Ports as the flow dissector finds them for rules: `proto_ports_offset()` (include/linux/in.h), called by `__skb_flow_dissect()`;

@@ -205,7 +205,7 @@ impl Frame for SkbFrame {
     }
 
     #[inline(always)]
-    fn len(&self) -> u32 {
+    fn received_len(&self) -> u32 {
         self.len
     }
 
