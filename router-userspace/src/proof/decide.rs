@@ -33,6 +33,9 @@ pub struct Fast {
 pub trait Decider {
     /// Decides `packet`, which comes in by `link`. Changes no counter and no state.
     fn decide(&mut self, packet: &Packet, link: &Link) -> Result<Fast, DeciderError>;
+
+    /// Brings what it decides by up to date with a newer snapshot.
+    fn refresh(&mut self, host: &Host) -> Result<(), DeciderError>;
 }
 
 /// The program could not be run.

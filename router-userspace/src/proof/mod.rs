@@ -1,6 +1,8 @@
 //! The proof that the fast path decides as the kernel does: a reference of the kernel's decision, one packet explained, many
 //! packets compared.
 
+mod compare;
+mod counterexample;
 mod decide;
 mod explain;
 pub mod generate;
@@ -9,10 +11,13 @@ mod kernel_test;
 pub mod packet;
 mod question;
 pub mod reference;
+mod shrink;
 #[cfg(test)]
 mod testing;
 mod text;
 
+pub use compare::{CompareError, Report, Subject, compare, generated, ingress};
+pub use counterexample::{Counterexample, Side};
 pub use decide::{Decider, DeciderError, Fast, Measure, agree, ask, askable};
 pub use explain::{
     ExplainError, Explanation, FastSide, FastView, KernelView, PacketView, RuleView, SourceView, StepView, explain,

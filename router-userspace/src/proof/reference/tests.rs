@@ -341,3 +341,75 @@ fn marks_are_rewritten_in_order_and_once_per_statement() {
     assert_eq!(rewrite(&host, &marks, &Packet { dport: 444, ..v4() }), 7);
     assert_eq!(rewrite(&host, &marks, &Packet { dport: 445, ..v4() }), 0);
 }
+
+#[test]
+fn of_equal_prefixes_a_matching_tos_goes_before_a_lower_metric() {
+    let mut host = host();
+    add(&mut host, rule(Family::Ipv4, 100, 112, Selectors::default()));
+    host.routes.push(route(112, "8.0.0.0/8", 3, None));
+    host.routes.push(Route { tos: 0x10, metric: 50, ..route(112, "8.0.0.0/8", 4, None) });
+    assert_eq!(way(&host, &Packet { dscp: 0x04, ..v4() }).1, 4);
+    assert_eq!(way(&host, &v4()).1, 3);
+}
+
+#[test]
+fn ipv6_takes_the_best_of_the_other_metrics_where_the_lowest_will_not_do() {
+    let mut host = host();
+    add(&mut host, rule(Family::Ipv6, 100, 112, Selectors::default()));
+    let mut dead = route(112, "2001:db8::/32", 3, None);
+    dead.nexthops[0].dead = true;
+    host.routes.push(dead);
+    host.routes.push(Route { metric: 2000, ..route(112, "2001:db8::/32", 3, None) });
+    host.routes.push(Route { metric: 3000, pref: 1, ..route(112, "2001:db8::/32", 4, None) });
+    let six = packet("fd08::7", "2001:db8::1");
+    assert_eq!(way(&host, &six), (Verdict::Forward, 4, 112), "the preference counts more than these metrics");
+}
+
+#[test]
+fn a_list_that_nobody_touched_may_be_looked_up_as_one_trie() {
+    let mut host = host();
+    host.routes.push(Route { kind: RouteKind::Local, ..route(255, "10.9.0.0/16", 2, None) });
+    host.routes.push(route(254, "10.9.1.0/24", 4, None));
+    let to = packet("192.168.8.7", "10.9.1.1");
+    let verdicts = |host: &Host| decide(host, &to).ways.iter().map(|w| w.verdict).collect::<Vec<_>>();
+    assert_eq!(verdicts(&host), [Verdict::Local, Verdict::Forward], "`local` first, or the longer prefix of `main`");
+    add(&mut host, rule(Family::Ipv4, 100, 112, Selectors::default()));
+    assert_eq!(verdicts(&host), [Verdict::Local]);
+}
+
+#[test]
+fn a_broadcast_source_is_looked_at_or_not() {
+    let mut host = host();
+    host.routes.push(Route { kind: RouteKind::Broadcast, ..route(255, "192.168.8.255/32", 2, None) });
+    let broadcast = packet("192.168.8.255", "8.8.8.8");
+    let verdicts = |host: &Host, p: &Packet| decide(host, p).ways.iter().map(|w| w.verdict).collect::<Vec<_>>();
+    assert_eq!(
+        verdicts(&host, &broadcast)[..2],
+        [Verdict::Forward, Verdict::Martian],
+        "nobody touched the list, or somebody did"
+    );
+    add(&mut host, rule(Family::Ipv4, 100, 112, Selectors::default()));
+    assert_eq!(verdicts(&host, &broadcast), [Verdict::Martian]);
+    // accept_local without rp_filter skips the look, but not where an ICMP redirect may be due.
+    let lan = host.links.get_mut(&2).unwrap();
+    lan.v4.accept_local = true;
+    lan.v4.send_redirects = true;
+    assert_eq!(verdicts(&host, &broadcast), [Verdict::Forward]);
+    host.routes.push(route(254, "8.8.8.0/24", 2, None));
+    assert_eq!(verdicts(&host, &broadcast), [Verdict::Martian], "back out of the interface it came in by");
+    host.links.get_mut(&2).unwrap().v4.send_redirects = false;
+    assert_eq!(verdicts(&host, &broadcast), [Verdict::Forward]);
+}
+
+#[test]
+fn a_rule_for_this_hosts_own_packets_does_not_have_protocols_looked_up_on_the_way_back() {
+    let mut host = host();
+    host.links.get_mut(&2).unwrap().v4.rp_filter = 1;
+    let own = Selectors { iif: Some("lo".into()), ipproto: Some(17), ..Selectors::default() };
+    add(&mut host, Rule { action: RuleAction::Blackhole, ..rule(Family::Ipv4, 50, 0, own) });
+    let to_this_host = packet("192.168.8.7", "192.168.8.1");
+    assert_eq!(way(&host, &to_this_host).0, Verdict::Local, "the way back is `iif lo`, its protocol unknown");
+    let any = Selectors { ipproto: Some(6), ..Selectors::default() };
+    add(&mut host, rule(Family::Ipv4, 60, 112, any));
+    assert_eq!(way(&host, &to_this_host).0, Verdict::Martian, "another rule makes the kernel look it up");
+}

@@ -1,0 +1,223 @@
+//! `compare`: many packets decided by the fast path, by the kernel and by the reference, until one differs.
+
+use super::counterexample::{Counterexample, Side, commands};
+use super::decide::{self, Decider, DeciderError, Fast, Measure};
+use super::explain::{ExplainError, FastSide, explain_packet};
+use super::packet::Packet;
+use super::reference::Reference;
+use super::shrink::shrink;
+use crate::kernel::{self, Kernel, RouteAnswer};
+use crate::model::{Host, MarkRule};
+use crate::policy::Policy;
+use router_common::verdict::{Action, Verdict};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The result (contract: `compare --json`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the document.
+    pub schema: u32,
+    /// Whether it was tried in a scratch namespace made like this host.
+    pub scratch: bool,
+    /// Packets compared.
+    pub packets: u64,
+    /// Packets about which all sides agree.
+    pub agree: u64,
+    /// Packets about which they do not.
+    pub disagree: u64,
+    /// Packets that the fast path decided itself.
+    pub decided: u64,
+    /// Packets that it left to the stack, by reason.
+    pub passed: BTreeMap<String, u64>,
+    /// Of these the ones that the kernel forwards.
+    pub forward_passed: BTreeMap<String, u64>,
+    /// Packets by the kernel's verdict.
+    pub verdicts: BTreeMap<String, u64>,
+    /// The generator's seed; null for a capture.
+    pub seed: Option<u64>,
+    /// Packets about which the kernel takes no question; they were held against the reference.
+    pub unasked: u64,
+    /// How often rules, routes or interfaces changed meanwhile, so that packets were asked again.
+    pub moved: u64,
+    /// Frames of a capture that are no such packets, by what they are.
+    pub skipped: BTreeMap<String, u64>,
+    /// The smallest packet that differs.
+    pub counterexample: Option<Counterexample>,
+}
+
+/// What is compared.
+pub struct Subject<'a> {
+    /// The kernel.
+    pub kernel: &'a mut dyn Kernel,
+    /// The program.
+    pub decider: &'a mut dyn Decider,
+    /// The policy file, for names and `[[mark]]`.
+    pub policy: Option<&'a Policy>,
+    /// Whether the mirror's rules for Wayfork's own mark bits are installed, so that the kernel can be asked where a packet
+    /// goes with the mark that the fast path gave it.
+    pub marks_installed: bool,
+}
+
+/// Why a comparison broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// The program could not be run.
+    #[error(transparent)]
+    Decider(#[from] DeciderError),
+    /// The counter-example could not be explained.
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
+    /// The rules never stood still long enough.
+    #[error("rules, routes or interfaces change all the time; compare when they stand still")]
+    Restless,
+}
+
+/// How often one packet is asked again because something changed.
+const PATIENCE: u32 = 20;
+
+/// What the three sides said about one packet.
+struct Verdicts {
+    fast: Fast,
+    answer: Option<RouteAnswer>,
+    reference: Reference,
+    differs: Option<Side>,
+}
+
+/// Compares packet after packet and stops at the first that differs. `host` is a fresh snapshot, from which the program was
+/// compiled. `progress` is told how many packets are done.
+pub fn compare(
+    subject: &mut Subject<'_>,
+    mut host: Host,
+    packets: &mut dyn Iterator<Item = Packet>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Report, CompareError> {
+    let marks = subject.policy.map(Policy::mark_rules).unwrap_or_default();
+    let mut report = Report { schema: 1, ..Report::default() };
+    let mut waiting: Option<Packet> = None;
+    let mut again = 0;
+    loop {
+        let measure = Measure::new(&host, &marks);
+        let moved = loop {
+            let Some(packet) = waiting.take().or_else(|| packets.next()) else { break None };
+            let Some(said) = ask_all(subject, &measure, &packet)? else { continue };
+            if said.differs.is_some() {
+                let now = subject.kernel.host()?;
+                if !same_routing(&now, &host) {
+                    waiting = Some(packet);
+                    break Some(now);
+                }
+            }
+            again = 0;
+            count(&mut report, &said);
+            if said.differs.is_some() {
+                report.counterexample = Some(counterexample(subject, &measure, packet)?);
+                return Ok(report);
+            }
+            if report.packets % 256 == 0 {
+                progress(report.packets);
+            }
+        };
+        let Some(now) = moved else { break };
+        again += 1;
+        report.moved += 1;
+        if again > PATIENCE {
+            return Err(CompareError::Restless);
+        }
+        subject.decider.refresh(&now)?;
+        host = now;
+    }
+    progress(report.packets);
+    Ok(report)
+}
+
+/// None where the packet's interface is gone.
+fn ask_all(
+    subject: &mut Subject<'_>,
+    measure: &Measure<'_>,
+    packet: &Packet,
+) -> Result<Option<Verdicts>, CompareError> {
+    let Some(link) = packet.iif.and_then(|iif| measure.host.links.get(&iif)) else { return Ok(None) };
+    let fast = subject.decider.decide(packet, link)?;
+    let (mark, reference) = measure.reference(packet);
+    let answer = decide::ask(subject.kernel, measure.host, packet, mark)?;
+    let mut differs = None;
+    if answer.as_ref().is_some_and(|answer| !reference.allows(answer)) {
+        differs = Some(Side::Reference);
+    }
+    if subject.marks_installed && fast.action == Action::Mark {
+        let marked = decide::ask(subject.kernel, measure.host, packet, fast.mark)?;
+        if marked.as_ref().is_some_and(|marked| !decide::agree(&fast, Some(marked), &reference)) {
+            differs = Some(Side::Mark);
+        }
+    }
+    if !decide::agree(&fast, answer.as_ref(), &reference) {
+        differs = Some(Side::FastPath);
+    }
+    Ok(Some(Verdicts { fast, answer, reference, differs }))
+}
+
+fn count(report: &mut Report, said: &Verdicts) {
+    report.packets += 1;
+    let expected = said.reference.way().verdict;
+    let verdict = match &said.answer {
+        Some(answer) if !answer.allows(expected) => answer.verdict,
+        _ => expected,
+    };
+    *report.verdicts.entry(verdict.name().to_owned()).or_default() += 1;
+    match said.fast.reason {
+        None => report.decided += 1,
+        Some(reason) => {
+            *report.passed.entry(reason.name().to_owned()).or_default() += 1;
+            if verdict == Verdict::Forward {
+                *report.forward_passed.entry(reason.name().to_owned()).or_default() += 1;
+            }
+        }
+    }
+    report.unasked += u64::from(said.answer.is_none());
+    *(if said.differs.is_some() { &mut report.disagree } else { &mut report.agree }) += 1;
+}
+
+fn counterexample(
+    subject: &mut Subject<'_>,
+    measure: &Measure<'_>,
+    packet: Packet,
+) -> Result<Counterexample, CompareError> {
+    let small = shrink(packet, |smaller| match ask_all(subject, measure, smaller)? {
+        Some(said) => Ok::<bool, CompareError>(said.differs.is_some()),
+        None => Ok(false),
+    })?;
+    let said = ask_all(subject, measure, &small)?;
+    let differs = said.as_ref().and_then(|said| said.differs).unwrap_or(Side::FastPath);
+    let trail = said.map(|said| said.reference.trail).unwrap_or_default();
+    let explanation =
+        explain_packet(&small, measure, subject.policy, subject.kernel, FastSide::Program(subject.decider))?;
+    Ok(Counterexample { differs, commands: commands(measure.host, &small, &trail), explanation })
+}
+
+/// Whether two snapshots route alike. Neighbours come and go by themselves and decide no verdict.
+fn same_routing(one: &Host, other: &Host) -> bool {
+    one.rules == other.rules
+        && one.routes == other.routes
+        && one.links == other.links
+        && one.addresses == other.addresses
+        && one.settings == other.settings
+}
+
+/// The interfaces that packets come in by: all that are up, but loopback.
+pub fn ingress(host: &Host) -> Vec<u32> {
+    host.links
+        .values()
+        .filter(|link| link.up && link.index != super::reference::LOOPBACK)
+        .map(|link| link.index)
+        .collect()
+}
+
+/// `count` packets of a generator.
+pub fn generated(host: &Host, marks: &[MarkRule], seed: u64, count: u64) -> impl Iterator<Item = Packet> + use<> {
+    let mut generator = super::generate::Generator::new(host, marks, ingress(host), seed);
+    (0..count).map_while(move |_| generator.next_packet())
+}
