@@ -5,15 +5,10 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 
-/// Runs `test` on a thread in a new network namespace, which goes when the thread ends. Without privilege it says so and
-/// runs nothing.
-pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(move || match nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
-        Ok(()) => test(),
-        Err(error) => eprintln!("left out: a network namespace needs root ({error})"),
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
+/// Runs `test` on a thread in a new network namespace, which goes when the thread ends.
+pub fn in_namespace(test: impl FnOnce() + Send) {
+    if let Some(namespace) = super::tests::namespace() {
+        namespace.run(test).expect("enter it");
     }
 }
 

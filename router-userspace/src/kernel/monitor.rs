@@ -78,9 +78,11 @@ impl AsRawFd for Monitor {
 
 impl Monitor {
     /// Watches rules, routes, next-hop objects, links, addresses, per-device settings, neighbours and traffic control of both
-    /// families.
+    /// families, nftables and xfrm policies.
     pub fn open() -> Result<Self> {
-        Monitor::with_receive_buffer(RECEIVE_BUFFER)
+        let mut monitor = Monitor::with_receive_buffer(RECEIVE_BUFFER)?;
+        super::survey::watch(&mut monitor)?;
+        Ok(monitor)
     }
 
     /// The same with a receive buffer of that many bytes (the kernel doubles it and has a least size).

@@ -185,5 +185,59 @@ fn read_expression(element: &[u8]) -> io::Result<Expression> {
 }
 
 #[cfg(test)]
-#[path = "nft_list_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::kernel::wire::Attrs;
+
+    fn message(family: u8, attributes: Attrs) -> Message {
+        Message { kind: 0, body: [&nfgenmsg(family, 0)[..], &attributes.done()].concat() }
+    }
+
+    /// As `nf_tables_fill_flowtable_info()` writes it; the test kernel may have no flowtables.
+    #[test]
+    fn a_flowtable() {
+        let devices = Attrs::default().string(NFTA_DEVICE_NAME, "eth0").string(NFTA_DEVICE_PREFIX, "wg").bytes(9, &[0]);
+        let hook = Attrs::default().be32(1, 0).be32(2, 0).nested(NFTA_FLOWTABLE_HOOK_DEVS, devices);
+        let flowtable = Attrs::default()
+            .string(NFTA_FLOWTABLE_TABLE, "t")
+            .string(NFTA_FLOWTABLE_NAME, "ft")
+            .nested(NFTA_FLOWTABLE_HOOK, hook);
+        assert_eq!(
+            read_flowtable(&message(NFPROTO_INET, flowtable)).expect("read"),
+            Flowtable {
+                family: ChainFamily::Inet,
+                table: "t".into(),
+                name: "ft".into(),
+                devices: vec!["eth0".into(), "wg*".into(), "*".into()]
+            }
+        );
+    }
+
+    #[test]
+    fn hooks_have_their_meaning_by_family() {
+        use ChainFamily as F;
+        use HookPoint as H;
+        for (family, number, hook) in [
+            (F::Ip, 0, H::Prerouting),
+            (F::Ip6, 2, H::Forward),
+            (F::Inet, 4, H::Postrouting),
+            (F::Inet, 5, H::Ingress),
+            (F::Bridge, 5, H::Other(5)),
+            (F::Netdev, 0, H::Ingress),
+            (F::Netdev, 1, H::Egress),
+            (F::Arp, 1, H::Output),
+            (F::Other(12), 0, H::Other(0)),
+        ] {
+            assert_eq!(hook_point(family, number), hook, "{family:?} {number}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_an_error() {
+        for body in [vec![], vec![2, 0], vec![2, 0, 0, 0, 9], vec![2, 0, 0, 0, 3, 0, 1, 0]] {
+            assert!(read_chains(&[Message { kind: 0, body }], &[]).is_err());
+        }
+        let rule = Attrs::default().string(NFTA_RULE_TABLE, "t").string(NFTA_RULE_CHAIN, "c");
+        assert!(read_chains(&[], &[message(NFPROTO_IPV4, rule)]).is_err(), "a rule of a chain that is not there");
+    }
+}

@@ -1,7 +1,8 @@
 //! Everything that could act on a redirected or marked packet, read at once.
 
-use super::{hooks, nft_list, tc, xfrm};
+use super::{Event, Monitor, Result, hooks, nft_list, tc, xfrm};
 use crate::safety::Facts;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_XFRM};
 use std::collections::BTreeMap;
 use std::io;
 
@@ -38,4 +39,24 @@ fn or_doubt<T: Default>(what: &str, answer: io::Result<T>, doubts: &mut Vec<Stri
         doubts.push(format!("{what} cannot be read ({error})"));
         T::default()
     })
+}
+
+/// NFNLGRP_NFTABLES and XFRMNLGRP_POLICY: each transaction of nf_tables, Wayfork's own too; each change of a policy.
+const NFTABLES_GROUP: u32 = 7;
+const XFRM_POLICY_GROUP: u32 = 4;
+
+/// Has a monitor watch what a survey reads, as far as the kernel has it and tells of it. It tells of no legacy table, no
+/// other hook and no TCX program: these a survey has to find.
+pub(super) fn watch(monitor: &mut Monitor) -> Result<()> {
+    let nftables = monitor.also("watch nftables", NETLINK_NETFILTER, &[NFTABLES_GROUP], |_, _| Some(Event::Nftables));
+    unless_missing(nftables)?;
+    let xfrm = monitor.also("watch xfrm policies", NETLINK_XFRM, &[XFRM_POLICY_GROUP], |_, _| Some(Event::Xfrm));
+    unless_missing(xfrm)
+}
+
+fn unless_missing(watched: Result<()>) -> Result<()> {
+    match watched {
+        Err(error) if error.errno() == libc::EPROTONOSUPPORT => Ok(()),
+        watched => watched,
+    }
 }

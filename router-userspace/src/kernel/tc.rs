@@ -113,11 +113,13 @@ fn filters_of(wire: &mut Wire, ifindex: u32, parent: u32, ingress: bool) -> io::
         };
         let kind = find(&attributes, TCA_KIND).map(string).unwrap_or_default();
         let filter = read_filter(kind, wire::attributes(options)?, ingress)?;
-        if !(filter.kind == "bpf" && filter.name == OWN_FILTER) {
-            filters.push(filter);
-        }
+        filters.extend(Some(filter).filter(|filter| !is_own(filter)));
     }
     Ok(filters)
+}
+
+fn is_own(filter: &Filter) -> bool {
+    filter.kind == "bpf" && filter.name == OWN_FILTER
 }
 
 fn read_filter(kind: String, options: Vec<(u16, &[u8])>, ingress: bool) -> io::Result<Filter> {
@@ -142,4 +144,37 @@ fn read_filter(kind: String, options: Vec<(u16, &[u8])>, ingress: bool) -> io::R
     }
     filter.kind = kind;
     Ok(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(kind: &str, options: Attrs) -> Filter {
+        let bytes = options.done();
+        read_filter(kind.into(), wire::attributes(&bytes).expect("attributes"), false).expect("a filter")
+    }
+
+    fn actions(kinds: &[&str]) -> Attrs {
+        let action = |(index, kind): (usize, &&str)| (index as u16 + 1, Attrs::default().string(TCA_ACT_KIND, kind));
+        kinds.iter().enumerate().map(action).fold(Attrs::default(), |list, (index, action)| list.nested(index, action))
+    }
+
+    /// Classifiers and actions that the test kernel may lack.
+    #[test]
+    fn what_looks_at_marks() {
+        let plain = Filter { kind: "flower".into(), ..Filter::default() };
+        assert_eq!(read("flower", Attrs::default().string(2, "eth0")), plain);
+        let with_actions = read("flower", Attrs::default().nested(3, actions(&["police", "skbedit"])));
+        assert_eq!(with_actions, Filter { actions: vec!["police".into(), "skbedit".into()], ..plain });
+        assert_eq!(read("matchall", Attrs::default().nested(2, actions(&["gact"]))).actions, ["gact"]);
+        assert!(!read("u32", Attrs::default()).matches_mark);
+        assert!(read("u32", Attrs::default().bytes(TCA_U32_MARK, &[0; 12])).matches_mark);
+        let bpf = read("bpf", Attrs::default().string(TCA_BPF_NAME, "cil_to_netdev"));
+        assert_eq!((bpf.name.as_str(), bpf.matches_mark), ("cil_to_netdev", true));
+        assert!(!is_own(&bpf) && is_own(&read("bpf", Attrs::default().string(TCA_BPF_NAME, OWN_FILTER))));
+        for kind in ["fw", "basic", "flow", "something new"] {
+            assert!(read(kind, Attrs::default()).matches_mark, "{kind}");
+        }
+    }
 }

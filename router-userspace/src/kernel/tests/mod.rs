@@ -5,13 +5,14 @@ mod links;
 mod monitor;
 mod routes;
 mod rules;
+mod survey;
 
 use super::{Admin, Netlink, Netns, admin::NewLink};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 /// A namespace to test in; None, said loudly, where this process may not make one.
-fn namespace() -> Option<Netns> {
+pub(super) fn namespace() -> Option<Netns> {
     if nix::unistd::geteuid().is_root() {
         return Some(Netns::new().expect("an anonymous network namespace"));
     }
