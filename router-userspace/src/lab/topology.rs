@@ -150,6 +150,15 @@ impl Lab {
         Ok(())
     }
 
+    /// Adds default routes of another table, one for each gateway.
+    pub fn route_in(&self, host: &str, table: u32, gateways: &[&str]) -> Result<()> {
+        for gateway in gateways {
+            let via: IpAddr = parse(gateway)?;
+            self.add_route(host, table, Family::of(via).default_prefix(), via)?;
+        }
+        Ok(())
+    }
+
     /// What comes to `host` by `iif` for one of these addresses is sent on by way of a gateway even if the host has the
     /// address itself: the rule for local addresses moves behind these.
     pub fn detour(&self, host: &str, iif: &str, ways: &[(&str, &str)]) -> Result<()> {

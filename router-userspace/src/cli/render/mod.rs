@@ -1,0 +1,3 @@
+//! How answers look.
+
+pub mod lab;
