@@ -3,6 +3,7 @@
 use super::cursor::{Field, Findings, Section, nearest, parse_number, quote, type_name};
 use super::diagnostic::{Diagnostic, Rejected, Source, Span};
 use super::names::{STANDARD, TableNames, Tables, table_number};
+use super::selectors::MOST;
 use super::values::{choice, mark};
 use super::{Bypass, FastPathCap, Loaded, Mode, Policy, RouterSettings, Table};
 use super::{marks, reach, routes, rules, syntax};
@@ -24,7 +25,7 @@ pub(super) fn parse(text: Source, names: &TableNames) -> Result<Loaded, Rejected
 }
 
 fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames) -> Policy {
-    let (root, syntax) = DeTable::parse_recoverable(&text.text);
+    let (root, syntax) = syntax::parse(text);
     let root = root.get_ref();
     let sections: BTreeMap<&str, (Span, &Spanned<DeValue<'_>>)> =
         root.iter().map(|(key, value)| (&**key.get_ref(), (key.span(), value))).collect();
@@ -118,6 +119,10 @@ fn list<'d>(
         findings.error(key.clone(), message, help);
         return Vec::new();
     };
+    if array.len() > MOST {
+        findings.error(key.clone(), format!("more than {MOST} of [[{name}]]"), "use lists of values");
+        return Vec::new();
+    }
     let mut tables = Vec::with_capacity(array.len());
     for value in array.iter() {
         match value.get_ref() {

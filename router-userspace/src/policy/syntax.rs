@@ -2,6 +2,23 @@
 
 use super::cursor::{Findings, Wrong, quote};
 use super::diagnostic::{Source, Span};
+use toml::Spanned;
+use toml::de::DeTable;
+
+/// Up to this size of the text all syntax errors are found. Beyond, only the first: keeping them all can cost a hundred times the
+/// memory of the text.
+const ALL_ERRORS: usize = 1 << 20;
+
+/// The document as far as it can be understood, and what is wrong with its syntax.
+pub(super) fn parse(text: &Source) -> (Spanned<DeTable<'_>>, Vec<toml::de::Error>) {
+    if text.text.len() <= ALL_ERRORS {
+        return DeTable::parse_recoverable(&text.text);
+    }
+    match DeTable::parse(&text.text) {
+        Ok(root) => (root, Vec::new()),
+        Err(error) => (Spanned::new(0..0, DeTable::new()), vec![error]),
+    }
+}
 
 /// Notes all syntax errors; from then on nothing else is noted about the sections that they stand in.
 pub(super) fn note(findings: &mut Findings<'_>, errors: &[toml::de::Error]) {
