@@ -32,6 +32,7 @@ pub use error::{Error, Result};
 pub use monitor::Monitor;
 pub use netlink::Netlink;
 pub use netns::Netns;
+pub use rules::rule_matches_deletion;
 pub use survey::{ForeignPrograms, survey};
 
 use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, Settings};

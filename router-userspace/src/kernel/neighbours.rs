@@ -18,7 +18,8 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<Neighbour>> {
         let what = format!("read the {family} neighbours");
         let mut request = NeighbourMessage::default();
         request.header.family = AddressFamily::from(family_number(family));
-        let entries = socket.dump(&what, libc::RTM_GETNEIGH, &request, |bytes| decode(&what, || read(bytes)));
+        let read = |bytes: &[u8]| Ok(decode(&what, || read(bytes))?.filter(|entry| Family::of(entry.addr) == family));
+        let entries = socket.dump(&what, libc::RTM_GETNEIGH, &request, read);
         match entries {
             Ok(entries) => all.extend(entries),
             Err(error) if family == Family::Ipv6 && error.errno() == libc::EAFNOSUPPORT => {}

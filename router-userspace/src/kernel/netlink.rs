@@ -22,14 +22,19 @@ impl Netlink {
         Ok(Netlink { socket: Socket::open(NETLINK_ROUTE)? })
     }
 
-    /// The kernel's name for a list of requests that failed before they were made.
+    /// Adds a rule with attributes that [`Rule`] has no place for.
+    #[cfg(test)]
+    pub(super) fn add_raw(&mut self, rule: &Rule, attributes: &[(u16, Vec<u8>)]) -> Result<()> {
+        self.socket.request(rules::add_raw(rule, attributes)?)
+    }
+
+    /// Many requests; nothing is sent where one of them cannot be written.
     fn batch(&mut self, rules: &[Rule], make: impl Fn(&Rule) -> Result<super::socket::Request>) -> Vec<Result<()>> {
         let mut requests = Vec::with_capacity(rules.len());
         for rule in rules {
             match make(rule) {
                 Ok(request) => requests.push(request),
                 Err(error) => {
-                    // Nothing is sent for a list that cannot be written whole.
                     let not_tried = |rule: &Rule| Err(Error::from_errno(format!("{rule}"), libc::ECANCELED));
                     let mut results: Vec<Result<()>> = rules.iter().map(not_tried).collect();
                     results[requests.len()] = Err(error);

@@ -35,9 +35,10 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<Route>> {
         all.extend(dump_where(socket, family, |_| ())?);
     }
     // With net.ipv4.nexthop_compat_mode = 0 a route of a next-hop object reports the object's number alone.
-    if all.iter().any(|route| route.nhid != 0 && route.nexthops.is_empty() && route.kind == RouteKind::Unicast) {
+    let bare = |route: &Route| route.nhid != 0 && route.nexthops.is_empty() && has_ways(route.kind);
+    if all.iter().any(bare) {
         let objects = nexthops::dump(socket)?;
-        for route in all.iter_mut().filter(|route| route.nhid != 0 && route.nexthops.is_empty()) {
+        for route in all.iter_mut().filter(|route| bare(route)) {
             route.nexthops = objects.get(&route.nhid).cloned().unwrap_or_default();
         }
     }
@@ -50,9 +51,11 @@ fn dump_where(socket: &mut Socket, family: Family, filter: impl Fn(&mut RouteMes
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::from(family_number(family));
     filter(&mut request);
-    let routes = socket.dump(&what, libc::RTM_GETROUTE, &request, |bytes| decode(&what, || read(bytes)));
+    // A kernel without IPv6 answers for all the families it has.
+    let read = |bytes: &[u8]| Ok(decode(&what, || read(bytes))?.filter(|route| route.family == family));
+    let routes = socket.dump(&what, libc::RTM_GETROUTE, &request, read);
     match routes {
-        // No such table yet, or a kernel without IPv6.
+        // No such table yet, or no such family.
         Err(error) if matches!(error.errno(), libc::ENOENT | libc::EAFNOSUPPORT) => Ok(Vec::new()),
         other => other,
     }
@@ -191,7 +194,7 @@ fn read_metrics(attribute: &Attribute<'_>, route: &mut Route) -> Decode<()> {
     Ok(())
 }
 
-fn kind_of(number: u8) -> RouteKind {
+pub(super) fn kind_of(number: u8) -> RouteKind {
     match number {
         libc::RTN_UNICAST => RouteKind::Unicast,
         libc::RTN_LOCAL => RouteKind::Local,

@@ -298,9 +298,69 @@ pub(super) fn add(rule: &Rule) -> Result<Request> {
     Ok(Request::new(what, libc::RTM_NEWRULE, libc::NLM_F_CREATE, &message))
 }
 
+/// Whether the kernel takes `candidate` for the rule that a deletion of `wanted` names (`rule_find`, `fib4_rule_compare`,
+/// `fib6_rule_compare`): the first such rule of the list is the one that goes.
+///
+/// What `wanted` does not name is not compared, so that it hits rules with more selectors than its own; `not` and the
+/// target of a `goto` never are.
+pub fn rule_matches_deletion(wanted: &Rule, candidate: &Rule) -> bool {
+    fn named<T: PartialEq>(wanted: Option<T>, candidate: Option<T>) -> bool {
+        wanted.is_none() || wanted == candidate
+    }
+    fn number(action: RuleAction) -> (u8, u32) {
+        match action {
+            RuleAction::Table(table) => (act::TO_TABLE, table),
+            RuleAction::Goto(_) => (act::GOTO, 0),
+            RuleAction::Nop => (act::NOP, 0),
+            RuleAction::Blackhole => (act::BLACKHOLE, 0),
+            RuleAction::Unreachable => (act::UNREACHABLE, 0),
+            RuleAction::Prohibit => (act::PROHIBIT, 0),
+            RuleAction::Unknown(other) => (other, 0),
+        }
+    }
+    let (w, c) = (&wanted.selectors, &candidate.selectors);
+    let ((wanted_act, wanted_table), (act, table)) = (number(wanted.action), number(candidate.action));
+    let prefix = |net: Option<IpNet>| net.filter(|net| net.prefix_len() != 0);
+    // A mark or a mask of 0 is not compared.
+    let mark = |mark: Option<(u32, u32)>, candidate: Option<(u32, u32)>| {
+        let ((value, mask), (value_c, mask_c)) = (mark.unwrap_or_default(), candidate.unwrap_or_default());
+        (value == 0 || value == value_c) && (mask == 0 || mask == mask_c)
+    };
+    wanted.family == candidate.family
+        && wanted.priority == candidate.priority
+        && wanted_act == act
+        && (wanted_table == 0 || wanted_table == table)
+        && (wanted.protocol == 0 || wanted.protocol == candidate.protocol)
+        && named(w.iif.as_ref(), c.iif.as_ref())
+        && named(w.oif.as_ref(), c.oif.as_ref())
+        && mark(w.fwmark, c.fwmark)
+        && named(prefix(w.from), prefix(c.from))
+        && named(prefix(w.to), prefix(c.to))
+        && (w.tos == 0 || w.tos == c.tos)
+        && named(w.dscp, c.dscp)
+        && named(w.ipproto, c.ipproto)
+        && named(w.sport, c.sport)
+        && named(w.dport, c.dport)
+        && named(w.uidrange, c.uidrange)
+        && named(w.tun_id, c.tun_id)
+        && (!w.l3mdev || c.l3mdev)
+        && named(wanted.suppress_prefixlength, candidate.suppress_prefixlength)
+        && named(wanted.suppress_ifgroup, candidate.suppress_ifgroup)
+}
+
 /// The request that deletes the first rule that the kernel takes for equal.
 pub(super) fn delete(rule: &Rule) -> Result<Request> {
     let what = format!("delete {} rule: {rule}", rule.family);
     let message = message(&what, rule)?;
     Ok(Request::new(what, libc::RTM_DELRULE, 0, &message))
+}
+
+/// The request that adds a rule with attributes that [`Rule`] has no place for.
+#[cfg(test)]
+pub(super) fn add_raw(rule: &Rule, attributes: &[(u16, Vec<u8>)]) -> Result<Request> {
+    let what = format!("add {} rule: {rule} with {attributes:?}", rule.family);
+    let mut message = message(&what, rule)?;
+    let raw = attributes.iter().map(|(kind, value)| Attr::Other(DefaultNla::new(*kind, value.clone())));
+    message.attributes.extend(raw);
+    Ok(Request::new(what, libc::RTM_NEWRULE, libc::NLM_F_CREATE, &message))
 }

@@ -3,6 +3,7 @@
 
 mod links;
 mod monitor;
+mod route_get;
 mod routes;
 mod rules;
 mod survey;

@@ -5,6 +5,8 @@ use crate::kernel::admin::{NewLink, write_setting};
 use crate::kernel::{Admin, Event, Kernel, Monitor, Netns};
 use crate::model::{Family, NeighbourState, Rule};
 use std::net::IpAddr;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 fn monitor(namespace: &Netns) -> Monitor {
     namespace.run(Monitor::open).unwrap().unwrap()
@@ -135,8 +137,9 @@ fn a_reactor_is_woken_for_everything() {
     let mut kernel = netlink(&namespace);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let fd = tokio::io::unix::AsyncFd::with_interest(monitor.fds()[0], tokio::io::Interest::READABLE).unwrap();
-        let mut woken = async |monitor: &mut Monitor| {
+        // SAFETY: the monitor, and with it the descriptor, outlives the registration.
+        let fd = unsafe { AsyncFd::register_with_interest(monitor.fds()[0], Interest::READABLE) }.unwrap();
+        let woken = async |monitor: &mut Monitor| {
             let wait = tokio::time::timeout(std::time::Duration::from_secs(5), fd.readable());
             wait.await.expect("woken").unwrap().clear_ready();
             monitor.next_events().unwrap()

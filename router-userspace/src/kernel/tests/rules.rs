@@ -1,7 +1,7 @@
 //! Rules: every shape there and back.
 
-use super::{namespace, netlink};
-use crate::kernel::Kernel;
+use super::{ip, namespace, netlink};
+use crate::kernel::{Kernel, rule_matches_deletion};
 use crate::model::{Family, PortRange, Rule, RuleAction, Selectors, display_rules};
 
 fn rule(family: Family, priority: u32, selectors: Selectors, action: RuleAction) -> Rule {
@@ -126,4 +126,243 @@ fn dscp_and_its_mask() {
             assert_eq!(kernel.rules().unwrap(), before);
         }
     }
+}
+
+#[test]
+fn twins_are_told_apart_in_the_list_but_not_by_a_deletion() {
+    let Some(namespace) = namespace() else { return };
+    let mut kernel = netlink(&namespace);
+    let marked = Selectors { fwmark: Some((5, u32::MAX)), ..Selectors::default() };
+    let plain = rule(Family::Ipv4, 700, marked.clone(), RuleAction::Table(5));
+    let inverted = rule(Family::Ipv4, 700, Selectors { not: true, ..marked }, RuleAction::Table(5));
+    let at_700 = |kernel: &mut super::Netlink| -> Vec<Rule> {
+        kernel.rules().unwrap().into_iter().filter(|rule| rule.priority == 700).collect()
+    };
+    kernel.add_rule(&plain).unwrap();
+    kernel.add_rule(&inverted).unwrap();
+    assert_eq!(at_700(&mut kernel), [plain.clone(), inverted.clone()]);
+    assert!(rule_matches_deletion(&inverted, &plain));
+    kernel.delete_rule(&inverted).unwrap();
+    assert_eq!(at_700(&mut kernel), std::slice::from_ref(&inverted), "the first of the two goes, whichever was named");
+    kernel.delete_rule(&plain).unwrap();
+    assert_eq!(at_700(&mut kernel), []);
+    // Another owner's twin is safe: the protocol is compared.
+    let foreign = Rule { protocol: 4, ..plain.clone() };
+    kernel.add_rule(&foreign).unwrap();
+    kernel.add_rule(&inverted).unwrap();
+    kernel.delete_rule(&inverted).unwrap();
+    assert_eq!(at_700(&mut kernel), [foreign]);
+}
+
+/// The predicate against the kernel: with two rules at one priority, deleting the second hits the first exactly where it says so.
+#[test]
+fn what_a_deletion_hits() {
+    let Some(namespace) = namespace() else { return };
+    let mut kernel = netlink(&namespace);
+    for family in Family::BOTH {
+        let mut rules: Vec<Rule> = shapes(family)
+            .into_iter()
+            .map(|rule| Rule { priority: 900, ..rule })
+            .filter(|r| !r.selectors.l3mdev)
+            .collect();
+        // Forward only, from 900.
+        rules.retain(|rule| !matches!(rule.action, RuleAction::Goto(target) if target <= 900));
+        let pairs = rules.iter().flat_map(|a| rules.iter().map(move |b| (a, b))).filter(|(a, b)| a != b);
+        let mut hits = 0;
+        for (first, second) in pairs {
+            kernel.add_rule(first).unwrap();
+            kernel.add_rule(second).unwrap();
+            kernel.delete_rule(second).unwrap();
+            let left: Vec<Rule> = kernel.rules().unwrap().into_iter().filter(|rule| rule.priority == 900).collect();
+            let hit_first = left == [second.clone()];
+            assert_eq!(rule_matches_deletion(second, first), hit_first, "first {first}\nsecond {second}");
+            hits += usize::from(hit_first);
+            kernel.delete_rule(&left[0]).unwrap();
+        }
+        assert!(hits > 40, "{hits}");
+    }
+}
+
+#[test]
+fn equal_priorities_keep_their_order() {
+    let Some(namespace) = namespace() else { return };
+    let mut kernel = netlink(&namespace);
+    for family in Family::BOTH {
+        let rules: Vec<Rule> = (0..300).map(|n| Rule::lookup(family, 500, 1000 + (n * 7919) % 300)).collect();
+        for (rule, result) in rules.iter().zip(kernel.add_rules(&rules)) {
+            result.unwrap_or_else(|error| panic!("{rule}: {error}"));
+        }
+        let dumped: Vec<Rule> =
+            kernel.rules().unwrap().into_iter().filter(|r| r.family == family && r.priority == 500).collect();
+        assert_eq!(dumped, rules);
+        assert!(kernel.delete_rules(&rules).iter().all(Result::is_ok));
+    }
+    assert_eq!(kernel.rules().unwrap().len(), 5);
+}
+
+#[test]
+fn a_batch_says_which_was_refused() {
+    let Some(namespace) = namespace() else { return };
+    let mut kernel = netlink(&namespace);
+    let mut rules: Vec<Rule> = (0..400).map(|n| Rule::lookup(Family::Ipv4, 2000 - n, 5)).collect();
+    rules[130] = rule(Family::Ipv4, 1870, Selectors::default(), RuleAction::Goto(1)); // backwards
+    let results = kernel.add_rules(&rules);
+    assert_eq!(results.len(), rules.len());
+    let dumped = kernel.rules().unwrap();
+    for (at, (rule, result)) in rules.iter().zip(&results).enumerate() {
+        assert_eq!(dumped.contains(rule), result.is_ok(), "{at}: {result:?}");
+    }
+    let refused = results[130].as_ref().unwrap_err();
+    assert_eq!(refused.errno(), libc::EINVAL, "{refused}");
+    assert!(refused.to_string().contains("goto 1"), "{refused}");
+    assert_eq!(results[399].as_ref().unwrap_err().errno(), libc::ECANCELED);
+    assert!(results[..130].iter().all(Result::is_ok));
+}
+
+#[test]
+fn ten_thousand_rules() {
+    let Some(namespace) = namespace() else { return };
+    let mut kernel = netlink(&namespace);
+    let host = |n: u32| std::net::Ipv4Addr::from(0x0a00_0000 + n);
+    let rules: Vec<Rule> = (0..10_000u32)
+        .map(|n| {
+            let from = Some(ipnet::Ipv4Net::new(host(n), 32).unwrap().into());
+            rule(Family::Ipv4, 1000 + n, Selectors { from, ..Selectors::default() }, RuleAction::Table(5))
+        })
+        .collect();
+    let descending: Vec<Rule> = rules.iter().rev().cloned().collect();
+    let start = std::time::Instant::now();
+    assert!(kernel.add_rules(&descending).iter().all(Result::is_ok));
+    let added = start.elapsed();
+    let dumped = kernel.rules().unwrap();
+    println!("added in {added:?}, read in {:?}", start.elapsed() - added);
+    assert_eq!(dumped.len(), 10_005);
+    assert_eq!(dumped.iter().filter(|rule| rule.protocol == 87).cloned().collect::<Vec<_>>(), rules);
+}
+
+#[test]
+fn what_cannot_be_written_is_refused_before_it_is_sent() {
+    let Some(namespace) = namespace() else { return };
+    let mut kernel = netlink(&namespace);
+    let unknown = Selectors { unknown: vec!["flowlabel 0x1/0xfffff".to_owned()], ..Selectors::default() };
+    let wrong_family = Selectors { from: Some("fd00::/8".parse().unwrap()), ..Selectors::default() };
+    for wrong in [
+        rule(Family::Ipv4, 1, unknown, RuleAction::Table(5)),
+        rule(Family::Ipv4, 1, wrong_family, RuleAction::Table(5)),
+        rule(Family::Ipv4, 1, Selectors::default(), RuleAction::Unknown(9)),
+    ] {
+        let fine = Rule::lookup(Family::Ipv4, 2, 5);
+        assert_eq!(kernel.add_rule(&wrong).unwrap_err().errno(), libc::EOPNOTSUPP);
+        assert!(kernel.add_rules(&[fine, wrong]).iter().all(Result::is_err));
+    }
+    assert_eq!(kernel.rules().unwrap().len(), 5);
+}
+
+/// Selectors that this version does not decide are shown, not dropped.
+#[test]
+fn unknown_selectors_are_kept_in_sight() {
+    let Some(namespace) = namespace() else { return };
+    // By bytes, since the installed iproute2 may be older than the selectors: realms, flowlabel with mask, port mask.
+    type Raw = Vec<(u16, Vec<u8>)>;
+    let cases: [(Family, Raw, &str); 4] = [
+        (Family::Ipv4, vec![(11, 0x10002u32.to_ne_bytes().to_vec())], "realms 0x10002"),
+        (Family::Ipv6, vec![(26, vec![0, 0, 0, 5]), (27, vec![0, 0, 0xff, 0xff])], "flowlabel 0x5/0xffff"),
+        (
+            Family::Ipv4,
+            vec![
+                (22, vec![17]),
+                (23, [80u16.to_ne_bytes(), 80u16.to_ne_bytes()].concat()),
+                (28, 0xfff0u16.to_ne_bytes().to_vec()),
+            ],
+            "sport mask 0xfff0",
+        ),
+        (
+            Family::Ipv6,
+            vec![
+                (22, vec![17]),
+                (24, [80u16.to_ne_bytes(), 80u16.to_ne_bytes()].concat()),
+                (29, 0xfff0u16.to_ne_bytes().to_vec()),
+            ],
+            "dport mask 0xfff0",
+        ),
+    ];
+    let mut kernel = netlink(&namespace);
+    for ((family, attributes, shown), priority) in cases.into_iter().zip(70..) {
+        match kernel.add_raw(&Rule::lookup(family, priority, 5), &attributes) {
+            Err(error) => eprintln!("left out, kernel without the selector: {error}"),
+            Ok(()) => {
+                let rules = kernel.rules().unwrap();
+                let rule = rules.iter().find(|rule| rule.priority == priority && rule.family == family).unwrap();
+                assert_eq!(rule.selectors.unknown, [shown]);
+            }
+        }
+    }
+}
+
+/// Every rule of [`shapes`] as `ip rule` and as Wayfork list it.
+#[test]
+fn the_list_is_the_one_that_iproute2_shows() {
+    let Some(namespace) = namespace() else { return };
+    let mut kernel = netlink(&namespace);
+    for family in Family::BOTH {
+        for rule in shapes(family).iter().filter(|rule| !rule.selectors.l3mdev) {
+            kernel.add_rule(rule).unwrap();
+        }
+        let flag = if family == Family::Ipv4 { "-4" } else { "-6" };
+        let Some(text) = ip(&namespace, &format!("{flag} -N rule show")) else { return };
+        let ours: Vec<Rule> = kernel.rules().unwrap().into_iter().filter(|rule| rule.family == family).collect();
+        assert_eq!(text.lines().count(), ours.len());
+        for (line, rule) in text.lines().zip(&ours) {
+            // `-N` writes protocol numbers as `ipproto-17`.
+            let line = line.split_whitespace().collect::<Vec<_>>().join(" ").replace("ipproto-", "");
+            assert_eq!(as_iproute2(rule), line);
+        }
+    }
+}
+
+/// A rule as `ip -N rule show` of iproute2 6.1 prints it.
+fn as_iproute2(rule: &Rule) -> String {
+    let s = &rule.selectors;
+    let mut words = vec![format!("{}:", rule.priority)];
+    let mut say = |word: Option<String>| words.extend(word);
+    let net = |net: ipnet::IpNet| {
+        if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
+    };
+    say(s.not.then(|| "not".to_owned()));
+    say(Some(s.from.map_or("from all".to_owned(), |from| format!("from {}", net(from)))));
+    say(s.to.map(|to| format!("to {}", net(to))));
+    say((s.tos != 0).then(|| format!("tos 0x{:02x}", s.tos)));
+    say(s.fwmark.map(|(value, mask)| match (value, mask) {
+        (value, u32::MAX) => format!("fwmark {value:#x}"),
+        (0, mask) => format!("fwmark 0/{mask:#x}"),
+        (value, mask) => format!("fwmark {value:#x}/{mask:#x}"),
+    }));
+    // iproute2 shows that the device is not there.
+    say(s.iif.as_ref().map(|iif| format!("iif {iif}{}", if iif == "lo" { "" } else { " [detached]" })));
+    say(s.oif.as_ref().map(|oif| format!("oif {oif} [detached]")));
+    say(s.uidrange.map(|(start, end)| format!("uidrange {start}-{end}")));
+    say(s.ipproto.map(|protocol| format!("ipproto {protocol}")));
+    say(s.sport.map(|ports| format!("sport {ports}")));
+    say(s.dport.map(|ports| format!("dport {ports}")));
+    say(s.tun_id.map(|id| format!("tun_id {id}")));
+    match rule.action {
+        RuleAction::Table(table) => {
+            say(Some(format!("lookup {table}")));
+            say(rule.suppress_prefixlength.map(|len| format!("suppress_prefixlength {len}")));
+            say(rule.suppress_ifgroup.map(|group| format!("suppress_ifgroup {group}")));
+        }
+        RuleAction::Goto(target) => {
+            let resolved = target == 32766;
+            say(Some(format!("goto {target}{}", if resolved { "" } else { " [unresolved]" })));
+        }
+        RuleAction::Nop => say(Some("nop".to_owned())),
+        // `-N` writes these as numbers too.
+        RuleAction::Blackhole => say(Some("6".to_owned())),
+        RuleAction::Unreachable => say(Some("7".to_owned())),
+        RuleAction::Prohibit => say(Some("8".to_owned())),
+        RuleAction::Unknown(_) => unreachable!(),
+    }
+    // 2 is the kernel's own; 0 is not shown.
+    say((rule.protocol != 2 && rule.protocol != 0).then(|| format!("proto {}", rule.protocol)));
+    words.join(" ")
 }
