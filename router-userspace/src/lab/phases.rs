@@ -290,25 +290,75 @@ pub const TCP_NOTE: (&str, usize) = ("TCP counts pieces of its stream, each of t
 mod tests {
     use super::super::scenario::ALL;
     use super::*;
+    use crate::kernel::{Kernel, Netlink};
+    use crate::model::NextHop;
+    use crate::policy;
 
-    /// Needs root, but not the eBPF object: what the drawing says must be true before any policy is looked at.
+    /// The lab of a scenario, and what came out of all its flows after `prepare`. None without privilege.
+    fn send_all(scenario: &Scenario, prepare: impl FnOnce(&Lab)) -> Option<Vec<(Case, Seen)>> {
+        let mut lab = Lab::new();
+        match (scenario.build)(&mut lab) {
+            Err(Error::Privilege) => {
+                eprintln!("left out: {}", Error::Privilege);
+                return None;
+            }
+            built => built.unwrap_or_else(|error| panic!("{}: {error}", scenario.name)),
+        }
+        prepare(&lab);
+        let mut quiet = |_: &str| {};
+        let (exe, cases) = (Path::new(""), (scenario.flows)());
+        let mut stage =
+            Stage { scenario, exe, lab, cases: cases.clone(), next_flow: 1, ruled: false, progress: &mut quiet };
+        let sent = stage.send_all("test", |_, _| Ok(()), |_, _, ()| Ok(None)).expect("sent");
+        Some(cases.into_iter().zip(sent.into_iter().map(|(seen, _)| seen)).collect())
+    }
+
+    /// What the drawing says must be true before any policy is looked at.
     #[test]
     fn without_a_policy_every_flow_goes_as_drawn() {
         for scenario in &ALL {
-            let mut lab = Lab::new();
-            match (scenario.build)(&mut lab) {
-                Err(Error::Privilege) => return eprintln!("left out: {}", Error::Privilege),
-                built => built.unwrap_or_else(|error| panic!("{}: {error}", scenario.name)),
-            }
-            let mut quiet = |_: &str| {};
-            let (exe, cases) = (Path::new(""), (scenario.flows)());
-            let mut stage = Stage { scenario, exe, lab, cases, next_flow: 1, ruled: false, progress: &mut quiet };
-            let sent = stage.send_all("test", |_, _| Ok(()), |_, _, ()| Ok(None)).expect("sent");
-            for (case, (seen, _)) in stage.cases.iter().zip(sent) {
+            for (case, seen) in send_all(scenario, |_| {}).into_iter().flatten() {
                 assert_eq!(seen.oif, case.unruled, "{}: {}", scenario.name, case.name);
                 let units = if case.unruled.is_some() { case.flow.units } else { 0 };
                 assert_eq!((seen.packets, seen.strays), (units, 0), "{}: {}", scenario.name, case.name);
             }
         }
+    }
+
+    /// The policies mean what the scenarios say, with their rules and routes added one by one and no router running.
+    #[test]
+    fn with_the_policy_in_the_kernel_every_flow_goes_as_meant() {
+        for scenario in &ALL {
+            let policy = policy::parse(scenario.name, scenario.policy, &policy::TableNames::of_host());
+            let policy = policy.expect("a policy without errors").policy;
+            let install = |lab: &Lab| {
+                let requests = || install(&policy);
+                lab.inside(scenario.router, requests).unwrap_or_else(|error| panic!("{}: {error}", scenario.name));
+            };
+            for (case, seen) in send_all(scenario, install).into_iter().flatten() {
+                assert_eq!(seen.oif, Some(case.oif), "{}: {}", scenario.name, case.name);
+                assert_eq!((seen.packets, seen.strays), (case.flow.units, 0), "{}: {}", scenario.name, case.name);
+            }
+        }
+    }
+
+    fn install(policy: &policy::Policy) -> crate::kernel::Result<()> {
+        let mut kernel = Netlink::open()?;
+        let links = kernel.links()?;
+        for route in &policy.routes {
+            let hop = &route.nexthops[0];
+            let dev = links.values().find(|link| Some(&link.name) == hop.dev.as_ref()).expect("the device");
+            let via = match hop.via {
+                Some(policy::Via::Address(via)) => Some(via),
+                _ => None,
+            };
+            let mut installed = super::super::topology::plain_route(route.table, route.to);
+            installed.nexthops.push(NextHop { via, dev: dev.index, weight: 1, ..NextHop::default() });
+            kernel.add_route(&installed)?;
+        }
+        for rule in policy.rpdb() {
+            kernel.add_rule(rule)?;
+        }
+        kernel.set_mark_chain(&policy.mark_rules(), 1)
     }
 }

@@ -163,6 +163,9 @@ impl Lab {
     /// address itself: the rule for local addresses moves behind these.
     pub fn detour(&self, host: &str, iif: &str, ways: &[(&str, &str)]) -> Result<()> {
         const TABLE: u32 = 100;
+        // A connection to the host itself must not claim the packets that it is to send on: ip_forward() drops what a socket
+        // was found for. The setting is for both families.
+        self.settings(host, &[("net.ipv4.ip_early_demux", "0")])?;
         let mut rules = Vec::new();
         for (to, via) in ways {
             let (to, via): (IpAddr, IpAddr) = (parse(to)?, parse(via)?);
@@ -249,23 +252,7 @@ impl Lab {
     }
 
     fn add_route(&self, host: &str, table: u32, dst: IpNet, via: IpAddr) -> Result<()> {
-        let mut route = Route {
-            family: Family::of(via),
-            table,
-            dst,
-            kind: RouteKind::Unicast,
-            src: None,
-            tos: 0,
-            metric: 0,
-            protocol: libc::RTPROT_STATIC,
-            scope: 0,
-            prefsrc: None,
-            mtu: None,
-            mtu_locked: false,
-            pref: 0,
-            nhid: 0,
-            nexthops: Vec::new(),
-        };
+        let mut route = plain_route(table, dst);
         self.inside(host, || {
             let mut kernel = Netlink::open()?;
             // The gateway is on the link whose network holds it.
@@ -275,6 +262,27 @@ impl Lab {
             route.nexthops.push(NextHop { via: Some(via), dev, weight: 1, ..NextHop::default() });
             kernel.add_route(&route)
         })
+    }
+}
+
+/// A unicast route without a next hop yet, as an administrator would add it.
+pub(super) fn plain_route(table: u32, dst: IpNet) -> Route {
+    Route {
+        family: Family::of(dst.addr()),
+        table,
+        dst,
+        kind: RouteKind::Unicast,
+        src: None,
+        tos: 0,
+        metric: 0,
+        protocol: libc::RTPROT_STATIC,
+        scope: 0,
+        prefsrc: None,
+        mtu: None,
+        mtu_locked: false,
+        pref: 0,
+        nhid: 0,
+        nexthops: Vec::new(),
     }
 }
 
