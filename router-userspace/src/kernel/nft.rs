@@ -4,14 +4,15 @@
 //! a rule per alternative; an alternative that matches returns, so that it is the only one of its statement. The whole table
 //! is replaced in one transaction. Its user data carry the digest of what it was made from.
 
-use super::wire::{self, Attrs, Request, Wire};
+use super::attributes::Decode;
+use super::socket::{Request, Socket};
+use super::wire::{Attrs, Found};
 use super::{Error, Result};
 use crate::model::{Family, MarkRule, MarkSelectors, PortRange};
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
+use libc::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use std::collections::BTreeMap;
-use std::io;
 
 mod uapi;
 
@@ -34,42 +35,47 @@ const USERDATA: [u8; 2] = [0x57, 16];
 /// Chains and rules take their handles from one counter of the table (`nf_tables_alloc_handle`), so a table that is as it was
 /// made has exactly the handles 1 to N.
 pub(super) fn mark_chain() -> Result<Option<u64>> {
-    read_digest().map_err(|cause| Error::new(format!("read nftables table inet {OWN_TABLE}"), cause))
-}
-
-fn read_digest() -> io::Result<Option<u64>> {
-    let mut wire = match Wire::open(NETLINK_NETFILTER) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
-        opened => opened?,
-    };
-    let body = Attrs::after(&nfgenmsg(NFPROTO_INET, 0)).string(NFTA_TABLE_NAME, OWN_TABLE).done();
-    let table = match wire.get(message_type(NFT_MSG_GETTABLE), &body) {
-        // Not ENOENT: the whole subsystem is missing (`nfnetlink_rcv_msg`).
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
+    let what = format!("read nftables table inet {OWN_TABLE}");
+    let Some(mut socket) = open()? else { return Ok(None) };
+    let get = Request::new(what.as_str(), message_type(NFT_MSG_GETTABLE), 0, &table());
+    let state = match socket.ask(get, |body| read_table(body).map_err(|malformed| malformed.during(&what))) {
+        // EINVAL: not the table but the whole subsystem is missing (`nfnetlink_rcv_msg`).
+        Err(error) if matches!(error.errno(), libc::ENOENT | libc::EINVAL) => return Ok(None),
         answer => answer?,
     };
-    let Some(table) = table else { return Ok(None) };
-    let attributes = wire::attributes_after(NFGENMSG, &table.body)?;
-    let dormant =
-        wire::find(&attributes, NFTA_TABLE_FLAGS).and_then(wire::be32).unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
-    let Some((digest, objects)) = wire::find(&attributes, NFTA_TABLE_USERDATA).and_then(split_userdata) else {
-        return Ok(Some(0));
-    };
+    let Some((digest, objects)) = state else { return Ok(Some(0)) };
     let mut handles = Vec::new();
     for (get, handle) in [(NFT_MSG_GETCHAIN, NFTA_CHAIN_HANDLE), (NFT_MSG_GETRULE, NFTA_RULE_HANDLE)] {
-        // GETRULE can be limited to a table, GETCHAIN cannot.
-        let body = Attrs::after(&nfgenmsg(NFPROTO_INET, 0)).string(NFTA_RULE_TABLE, OWN_TABLE).done();
-        for message in wire.dump(message_type(get), &body)? {
-            let attributes = wire::attributes_after(NFGENMSG, &message.body)?;
-            if wire::find(&attributes, NFTA_RULE_TABLE).map(wire::string).as_deref() == Some(OWN_TABLE) {
-                handles.extend(wire::find(&attributes, handle).and_then(|value| value.first_chunk().copied()));
-            }
-        }
+        // The rules can be limited to a table, the chains cannot.
+        let question = table_of(NFTA_RULE_TABLE);
+        handles.extend(socket.dump(&what, message_type(get), &question, |body| {
+            read_handle(body, handle).map_err(|malformed| malformed.during(&what))
+        })?);
     }
-    let mut handles: Vec<u64> = handles.into_iter().map(u64::from_be_bytes).collect();
     handles.sort_unstable();
-    let untouched = !dormant && handles.iter().copied().eq(1..=objects);
-    Ok(Some(if untouched { digest } else { 0 }))
+    Ok(Some(if handles.into_iter().eq(1..=objects) { digest } else { 0 }))
+}
+
+/// A socket to netfilter; None where the kernel has none.
+pub(super) fn open() -> Result<Option<Socket>> {
+    match Socket::open(NETLINK_NETFILTER) {
+        Err(error) if error.errno() == libc::EPROTONOSUPPORT => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// The digest and the number of chains and rules that a table's user data hold; None where it has none or is dormant.
+fn read_table(body: &[u8]) -> Decode<Option<(u64, u64)>> {
+    let table = Found::after(NFGENMSG, body)?;
+    let dormant = table.be32(NFTA_TABLE_FLAGS)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
+    Ok(table.get(NFTA_TABLE_USERDATA).filter(|_| !dormant).and_then(|attribute| split_userdata(attribute.value)))
+}
+
+/// The handle of a chain or rule, if it is of our table: the first attribute of both is the table's name.
+fn read_handle(body: &[u8], handle: u16) -> Decode<Option<u64>> {
+    let object = Found::after(NFGENMSG, body)?;
+    let ours = object.text(NFTA_RULE_TABLE).as_deref() == Some(OWN_TABLE);
+    object.get(handle).filter(|_| ours).map(|attribute| attribute.u64_be()).transpose()
 }
 
 fn split_userdata(value: &[u8]) -> Option<(u64, u64)> {
@@ -82,11 +88,10 @@ pub(super) fn set_mark_chain(marks: &[MarkRule], digest: u64) -> Result<()> {
     if marks.is_empty() {
         return remove();
     }
-    let what = || format!("install nftables table inet {OWN_TABLE}");
-    let mut wire = Wire::open(NETLINK_NETFILTER).map_err(|cause| refused(what(), cause))?;
-    let mut batch = Batch::default();
+    let mut socket = Socket::open(NETLINK_NETFILTER).map_err(with_help)?;
+    let mut batch = Batch::new("install");
     // Adding first makes the deletion succeed whether or not there was a table.
-    batch.push("table", NFT_MSG_NEWTABLE, NLM_F_CREATE, table());
+    batch.push("the table", NFT_MSG_NEWTABLE, NLM_F_CREATE, table());
     batch.push("the old table", NFT_MSG_DELTABLE, 0, table());
 
     let mut statements: BTreeMap<u32, Vec<&MarkRule>> = BTreeMap::new();
@@ -103,7 +108,7 @@ pub(super) fn set_mark_chain(marks: &[MarkRule], digest: u64) -> Result<()> {
     }
     let objects = (1 + statements.len() + rules.len()) as u64;
     let userdata = [&USERDATA[..], &digest.to_be_bytes(), &objects.to_be_bytes()].concat();
-    batch.push("table", NFT_MSG_NEWTABLE, NLM_F_CREATE, table().bytes(NFTA_TABLE_USERDATA, &userdata));
+    batch.push("the table", NFT_MSG_NEWTABLE, NLM_F_CREATE, table().bytes(NFTA_TABLE_USERDATA, &userdata));
     batch.push("chain marks", NFT_MSG_NEWCHAIN, NLM_F_CREATE, base_chain());
     for statement in statements.keys() {
         let name = statement_chain(*statement);
@@ -114,26 +119,21 @@ pub(super) fn set_mark_chain(marks: &[MarkRule], digest: u64) -> Result<()> {
         let body = table_of(NFTA_RULE_TABLE).string(NFTA_RULE_CHAIN, &chain).nested(NFTA_RULE_EXPRESSIONS, expressions);
         batch.push(&format!("a rule of chain {chain}"), NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body);
     }
-    batch.commit(&mut wire).map_err(|(part, cause)| refused(format!("{}: {part}", what()), cause))
+    batch.commit(&mut socket).map_err(with_help)
 }
 
 fn remove() -> Result<()> {
-    let what = || format!("remove nftables table inet {OWN_TABLE}");
-    let mut wire = match Wire::open(NETLINK_NETFILTER) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(()),
-        opened => opened.map_err(|cause| Error::new(what(), cause))?,
-    };
-    let mut batch = Batch::default();
-    batch.push("table", NFT_MSG_DELTABLE, 0, table());
-    match batch.commit(&mut wire) {
+    let Some(mut socket) = open()? else { return Ok(()) };
+    let mut batch = Batch::new("remove");
+    batch.push("the table", NFT_MSG_DELTABLE, 0, table());
+    match batch.commit(&mut socket) {
         // There is none; or, with EOPNOTSUPP, no nf_tables in this kernel at all (`nfnetlink_rcv_batch`).
-        Err((_, cause)) if matches!(cause.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => Ok(()),
-        answer => answer.map_err(|(_, cause)| Error::new(what(), cause)),
+        Err(error) if matches!(error.errno(), libc::ENOENT | libc::EOPNOTSUPP) => Ok(()),
+        answer => answer,
     }
 }
 
-fn refused(what: String, cause: io::Error) -> Error {
-    let mut error = Error::new(what, cause);
+fn with_help(mut error: Error) -> Error {
     if matches!(error.errno(), libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENOENT | libc::EAFNOSUPPORT) {
         error.help = Some(
             "[[mark]] needs nftables in the kernel: CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET, or the module nf_tables; \
@@ -144,29 +144,36 @@ fn refused(what: String, cause: io::Error) -> Error {
 }
 
 /// A transaction of nf_tables: all of it or nothing.
-#[derive(Default)]
-pub(super) struct Batch {
-    parts: Vec<(String, Request)>,
+struct Batch {
+    verb: &'static str,
+    requests: Vec<Request>,
 }
 
 impl Batch {
-    /// Adds a message; `part` names it in an error.
-    pub fn push(&mut self, part: &str, message: u16, flags: u16, body: Attrs) {
-        self.parts.push((part.to_owned(), Request { kind: message_type(message), flags, body: body.done() }));
+    fn new(verb: &'static str) -> Self {
+        let mut batch = Batch { verb, requests: Vec::new() };
+        batch.frame(NFNL_MSG_BATCH_BEGIN);
+        batch
     }
 
-    /// Sends it; the part that was refused, and why.
-    pub fn commit(self, wire: &mut Wire) -> Result<(), (String, io::Error)> {
-        let frame = |kind| Request { kind, flags: 0, body: nfgenmsg(0, NFNL_SUBSYS_NFTABLES).to_vec() };
-        let (mut names, mut requests): (Vec<_>, Vec<_>) = self.parts.into_iter().unzip();
-        if let Some(last) = requests.last_mut() {
-            last.flags |= NLM_F_ACK;
+    /// Adds a message; `part` names it in an error. Only the last one asks for an answer: that of the whole.
+    fn push(&mut self, part: &str, message: u16, flags: i32, body: Attrs) {
+        for before in &mut self.requests {
+            before.ack = false;
         }
-        requests.insert(0, frame(NFNL_MSG_BATCH_BEGIN));
-        names.insert(0, "the transaction".to_owned());
-        let last = requests.len() - 1;
-        requests.push(frame(NFNL_MSG_BATCH_END));
-        wire.batch(&requests, last).map_err(|(index, cause)| (names.get(index).cloned().unwrap_or_default(), cause))
+        let what = format!("{} nftables table inet {OWN_TABLE}: {part}", self.verb);
+        self.requests.push(Request::new(what, message_type(message), flags, &body));
+    }
+
+    fn frame(&mut self, kind: u16) {
+        let what = format!("{} nftables table inet {OWN_TABLE}", self.verb);
+        let body = Attrs::after(&nfgenmsg(0, NFNL_SUBSYS_NFTABLES));
+        self.requests.push(Request { ack: false, ..Request::new(what, kind, 0, &body) });
+    }
+
+    fn commit(mut self, socket: &mut Socket) -> Result<()> {
+        self.frame(NFNL_MSG_BATCH_END);
+        socket.all_or_nothing(&self.requests)
     }
 }
 

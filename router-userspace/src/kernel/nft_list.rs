@@ -1,48 +1,57 @@
 //! What other programs have in nftables: chains and what their rules touch, flowtables.
 
+use super::Result;
+use super::attributes::{Attribute, Decode, Malformed};
 use super::nft::*;
-use super::wire::{self, Message, Wire, be32, find, string};
+use super::socket::{Request, Socket};
+use super::wire::{Attrs, Found};
 use crate::safety::{Base, Chain, ChainFamily, Expression, Flowtable, HookPoint};
-use netlink_sys::protocols::NETLINK_NETFILTER;
 use std::collections::HashMap;
-use std::io;
 
 /// How often the listing is begun anew when the rules change under it.
 const TRIES: u32 = 5;
 /// NFTA_GEN_ID.
 const NFTA_GEN_ID: u16 = 1;
 
+const WHAT: &str = "list nftables";
+
 /// Chains and flowtables, Wayfork's own table left out. Nothing where the kernel has no nf_tables.
-pub(super) fn ruleset() -> io::Result<(Vec<Chain>, Vec<Flowtable>)> {
-    let mut wire = match Wire::open(NETLINK_NETFILTER) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(Default::default()),
-        opened => opened?,
-    };
+pub(super) fn ruleset() -> Result<(Vec<Chain>, Vec<Flowtable>)> {
+    let Some(mut socket) = open()? else { return Ok(Default::default()) };
     for _ in 0..TRIES {
         // Each transaction raises the generation: three lists of one generation belong together.
-        let before = match generation(&mut wire) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(Default::default()),
+        let before = match generation(&mut socket) {
+            Err(error) if error.errno() == libc::EINVAL => return Ok(Default::default()),
             answer => answer?,
         };
-        let chains = wire.dump(message_type(NFT_MSG_GETCHAIN), &nfgenmsg(0, 0))?;
-        let rules = wire.dump(message_type(NFT_MSG_GETRULE), &nfgenmsg(0, 0))?;
-        let flowtables = wire.dump(message_type(NFT_MSG_GETFLOWTABLE), &nfgenmsg(0, 0))?;
-        if before == generation(&mut wire)? {
-            let flowtables = flowtables.iter().map(read_flowtable).collect::<io::Result<_>>()?;
-            return Ok((read_chains(&chains, &rules)?, flowtables));
+        let chains = dump(&mut socket, NFT_MSG_GETCHAIN)?;
+        let rules = dump(&mut socket, NFT_MSG_GETRULE)?;
+        let flowtables = dump(&mut socket, NFT_MSG_GETFLOWTABLE)?;
+        if before == generation(&mut socket)? {
+            return read_all(&chains, &rules, &flowtables).map_err(|malformed| malformed.during(WHAT));
         }
     }
-    Err(io::Error::other("the rules change faster than they can be read"))
+    Err(Malformed("list: the rules change faster than they can be read").during(WHAT))
 }
 
-fn generation(wire: &mut Wire) -> io::Result<u32> {
-    let answer = wire.get(message_type(NFT_MSG_GETGEN), &nfgenmsg(0, 0))?;
-    let body = answer.map(|message| message.body).unwrap_or_default();
-    find(&wire::attributes_after(NFGENMSG, &body)?, NFTA_GEN_ID).and_then(be32).ok_or_else(|| missing("generation"))
+fn read_all(chains: &[Vec<u8>], rules: &[Vec<u8>], flowtables: &[Vec<u8>]) -> Decode<(Vec<Chain>, Vec<Flowtable>)> {
+    let mut ruleset = Ruleset::default();
+    chains.iter().try_for_each(|body| ruleset.add_chain(body))?;
+    rules.iter().try_for_each(|body| ruleset.add_rule(body))?;
+    Ok((ruleset.chains, flowtables.iter().map(|body| read_flowtable(body)).collect::<Decode<_>>()?))
 }
 
-fn missing(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the kernel's answer has no {what}"))
+/// Everything of a kind, of every family.
+fn dump(socket: &mut Socket, message: u16) -> Result<Vec<Vec<u8>>> {
+    socket.dump(WHAT, message_type(message), &Attrs::after(&nfgenmsg(0, 0)), |body| Ok(Some(body.to_vec())))
+}
+
+fn generation(socket: &mut Socket) -> Result<u32> {
+    let question = Request::new(WHAT, message_type(NFT_MSG_GETGEN), 0, &Attrs::after(&nfgenmsg(0, 0)));
+    socket.ask(question, |body| {
+        let number = Found::after(NFGENMSG, body).and_then(|found| found.be32(NFTA_GEN_ID));
+        number.and_then(|number| number.ok_or(Malformed("generation"))).map_err(|malformed| malformed.during(WHAT))
+    })
 }
 
 /// The family that a message of nf_tables is about.
@@ -58,8 +67,9 @@ pub(super) fn family(number: u8) -> ChainFamily {
     }
 }
 
-fn family_of(message: &Message) -> ChainFamily {
-    family(message.body.first().copied().unwrap_or(0))
+/// The family that a message's header names.
+pub(super) fn family_of(body: &[u8]) -> ChainFamily {
+    family(body.first().copied().unwrap_or(0))
 }
 
 /// The hook of a number, which means something else in each family (include/uapi/linux/netfilter.h, netfilter_arp.h).
@@ -82,99 +92,95 @@ pub(super) fn is_own(family: ChainFamily, table: &str) -> bool {
     family == ChainFamily::Inet && table == OWN_TABLE
 }
 
-fn read_chains(chains: &[Message], rules: &[Message]) -> io::Result<Vec<Chain>> {
-    let mut read = Vec::new();
-    let mut places = HashMap::new();
-    for message in chains {
-        let attributes = wire::attributes_after(NFGENMSG, &message.body)?;
-        let family = family_of(message);
-        let table = find(&attributes, NFTA_CHAIN_TABLE).map(string).ok_or_else(|| missing("table of a chain"))?;
-        let name = find(&attributes, NFTA_CHAIN_NAME).map(string).ok_or_else(|| missing("name of a chain"))?;
-        let base = match find(&attributes, NFTA_CHAIN_HOOK) {
-            Some(hook) => Some(read_base(family, hook, find(&attributes, NFTA_CHAIN_TYPE))?),
-            None => None,
-        };
-        if !is_own(family, &table) {
-            places.insert((family, table.clone(), name.clone()), read.len());
-            read.push(Chain { family, table, name, base, expressions: Vec::new() });
-        }
-    }
-    for message in rules {
-        let attributes = wire::attributes_after(NFGENMSG, &message.body)?;
-        let family = family_of(message);
-        let table = find(&attributes, NFTA_RULE_TABLE).map(string).unwrap_or_default();
-        let name = find(&attributes, NFTA_RULE_CHAIN).map(string).unwrap_or_default();
-        if is_own(family, &table) {
-            continue;
-        }
-        let place = places.get(&(family, table, name)).ok_or_else(|| missing("chain of a rule"))?;
-        if let Some(list) = find(&attributes, NFTA_RULE_EXPRESSIONS) {
-            for (_, element) in wire::attributes(list)? {
-                let expression = read_expression(element)?;
-                read[*place].expressions.push(expression);
-            }
-        }
-    }
-    Ok(read)
+/// The chains so far, and where each is.
+#[derive(Default)]
+struct Ruleset {
+    chains: Vec<Chain>,
+    places: HashMap<(ChainFamily, String, String), usize>,
 }
 
-fn read_base(family: ChainFamily, hook: &[u8], kind: Option<&[u8]>) -> io::Result<Base> {
-    let attributes = wire::attributes(hook)?;
-    let number = find(&attributes, NFTA_HOOK_HOOKNUM).and_then(be32).ok_or_else(|| missing("hook of a chain"))?;
-    let priority = find(&attributes, NFTA_HOOK_PRIORITY).and_then(be32).unwrap_or(0).cast_signed();
-    let mut devices: Vec<String> = find(&attributes, NFTA_HOOK_DEV).map(string).into_iter().collect();
-    if let Some(list) = find(&attributes, NFTA_HOOK_DEVS) {
-        devices.extend(read_devices(list)?);
+impl Ruleset {
+    fn add_chain(&mut self, body: &[u8]) -> Decode<()> {
+        let found = Found::after(NFGENMSG, body)?;
+        let family = family_of(body);
+        let table = found.name(NFTA_CHAIN_TABLE, "chain: no table")?;
+        let name = found.name(NFTA_CHAIN_NAME, "chain: no name")?;
+        let kind = found.text(NFTA_CHAIN_TYPE).unwrap_or_default();
+        let hook = found.get(NFTA_CHAIN_HOOK);
+        let base = hook.map(|hook| read_base(family, Found::within(hook.value)?, kind)).transpose()?;
+        if !is_own(family, &table) {
+            self.places.insert((family, table.clone(), name.clone()), self.chains.len());
+            self.chains.push(Chain { family, table, name, base, expressions: Vec::new() });
+        }
+        Ok(())
     }
+
+    fn add_rule(&mut self, body: &[u8]) -> Decode<()> {
+        let found = Found::after(NFGENMSG, body)?;
+        let family = family_of(body);
+        let table = found.name(NFTA_RULE_TABLE, "rule: no table")?;
+        let chain = found.name(NFTA_RULE_CHAIN, "rule: no chain")?;
+        if is_own(family, &table) {
+            return Ok(());
+        }
+        let place = self.places.get(&(family, table, chain)).ok_or(Malformed("rule: its chain is not there"))?;
+        for element in found.nested(NFTA_RULE_EXPRESSIONS)?.all() {
+            self.chains[*place].expressions.push(read_expression(element.value)?);
+        }
+        Ok(())
+    }
+}
+
+fn read_base(family: ChainFamily, hook: Found<'_>, kind: String) -> Decode<Base> {
+    let number = hook.be32(NFTA_HOOK_HOOKNUM)?.ok_or(Malformed("chain: no hook"))?;
+    let priority = hook.be32(NFTA_HOOK_PRIORITY)?.unwrap_or(0).cast_signed();
+    let mut devices: Vec<String> = hook.text(NFTA_HOOK_DEV).into_iter().collect();
+    devices.extend(read_devices(&hook.nested(NFTA_HOOK_DEVS)?));
     devices.sort();
     devices.dedup();
-    Ok(Base { hook: hook_point(family, number), priority, kind: kind.map(string).unwrap_or_default(), devices })
+    Ok(Base { hook: hook_point(family, number), priority, kind, devices })
 }
 
-fn read_devices(list: &[u8]) -> io::Result<Vec<String>> {
-    let name = |(kind, value): (u16, &[u8])| match kind {
-        NFTA_DEVICE_NAME => string(value),
-        NFTA_DEVICE_PREFIX => format!("{}*", string(value)),
+fn read_devices(list: &Found<'_>) -> Vec<String> {
+    let name = |device: &Attribute<'_>| match device.kind {
+        NFTA_DEVICE_NAME => device.text(),
+        NFTA_DEVICE_PREFIX => format!("{}*", device.text()),
         // Whatever it is, it may mean every device.
         _ => "*".to_owned(),
     };
-    Ok(wire::attributes(list)?.into_iter().map(name).collect())
+    list.all().iter().map(name).collect()
 }
 
-fn read_flowtable(message: &Message) -> io::Result<Flowtable> {
-    let attributes = wire::attributes_after(NFGENMSG, &message.body)?;
-    let hook = find(&attributes, NFTA_FLOWTABLE_HOOK).map(wire::attributes).transpose()?.unwrap_or_default();
-    let devices = find(&hook, NFTA_FLOWTABLE_HOOK_DEVS).map(read_devices).transpose()?.unwrap_or_default();
+fn read_flowtable(body: &[u8]) -> Decode<Flowtable> {
+    let found = Found::after(NFGENMSG, body)?;
+    let devices = found.nested(NFTA_FLOWTABLE_HOOK)?.nested(NFTA_FLOWTABLE_HOOK_DEVS)?;
     Ok(Flowtable {
-        family: family_of(message),
-        table: find(&attributes, NFTA_FLOWTABLE_TABLE).map(string).unwrap_or_default(),
-        name: find(&attributes, NFTA_FLOWTABLE_NAME).map(string).unwrap_or_default(),
-        devices,
+        family: family_of(body),
+        table: found.name(NFTA_FLOWTABLE_TABLE, "flowtable: no table")?,
+        name: found.name(NFTA_FLOWTABLE_NAME, "flowtable: no name")?,
+        devices: read_devices(&devices),
     })
 }
 
-fn read_expression(element: &[u8]) -> io::Result<Expression> {
-    let attributes = wire::attributes(element)?;
-    let name = find(&attributes, NFTA_EXPR_NAME).map(string).ok_or_else(|| missing("name of an expression"))?;
-    let data = find(&attributes, NFTA_EXPR_DATA).map(wire::attributes).transpose()?.unwrap_or_default();
-    let number = |kind| find(&data, kind).and_then(be32);
-    let has = |kind| find(&data, kind).is_some();
+fn read_expression(element: &[u8]) -> Decode<Expression> {
+    let found = Found::within(element)?;
+    let name = found.name(NFTA_EXPR_NAME, "expression: no name")?;
+    let data = found.nested(NFTA_EXPR_DATA)?;
     let mut expression = Expression::default();
     match name.as_str() {
-        "meta" => (expression.key, expression.writes) = (number(NFTA_META_KEY), has(NFTA_META_SREG)),
-        "ct" => (expression.key, expression.writes) = (number(NFTA_CT_KEY), has(NFTA_CT_SREG)),
-        "payload" => expression.writes = has(NFTA_PAYLOAD_SREG),
+        "meta" => (expression.key, expression.writes) = (data.be32(NFTA_META_KEY)?, data.has(NFTA_META_SREG)),
+        "ct" => (expression.key, expression.writes) = (data.be32(NFTA_CT_KEY)?, data.has(NFTA_CT_SREG)),
+        "payload" => expression.writes = data.has(NFTA_PAYLOAD_SREG),
         // `reset tcp option` has neither register: what writes is anything that loads nothing.
-        "exthdr" => expression.writes = !has(NFTA_EXTHDR_DREG),
-        "objref" => expression.key = number(NFTA_OBJREF_IMM_TYPE),
-        "fib" => expression.key = number(NFTA_FIB_FLAGS),
-        "match" | "target" => expression.extension = find(&data, NFTA_EXTENSION_NAME).map(string),
-        "lookup" => expression.jumps_by_map = number(NFTA_LOOKUP_DREG) == Some(NFT_REG_VERDICT),
+        "exthdr" => expression.writes = !data.has(NFTA_EXTHDR_DREG),
+        "objref" => expression.key = data.be32(NFTA_OBJREF_IMM_TYPE)?,
+        "fib" => expression.key = data.be32(NFTA_FIB_FLAGS)?,
+        "match" | "target" => expression.extension = data.text(NFTA_EXTENSION_NAME),
+        "lookup" => expression.jumps_by_map = data.be32(NFTA_LOOKUP_DREG)? == Some(NFT_REG_VERDICT),
         "immediate" => {
-            let value = find(&data, NFTA_IMMEDIATE_DATA).map(wire::attributes).transpose()?.unwrap_or_default();
-            let verdict = find(&value, NFTA_DATA_VERDICT).map(wire::attributes).transpose()?.unwrap_or_default();
-            expression.jump = find(&verdict, NFTA_VERDICT_CHAIN).map(string);
-            let code = find(&verdict, NFTA_VERDICT_CODE).and_then(be32).map(u32::cast_signed);
+            let verdict = data.nested(NFTA_IMMEDIATE_DATA)?.nested(NFTA_DATA_VERDICT)?;
+            expression.jump = verdict.text(NFTA_VERDICT_CHAIN);
+            let code = verdict.be32(NFTA_VERDICT_CODE)?.map(u32::cast_signed);
             // A jump to a chain without a name: to whichever.
             expression.jumps_by_map = matches!(code, Some(NFT_JUMP | NFT_GOTO)) && expression.jump.is_none();
         }
@@ -187,10 +193,9 @@ fn read_expression(element: &[u8]) -> io::Result<Expression> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::wire::Attrs;
 
-    fn message(family: u8, attributes: Attrs) -> Message {
-        Message { kind: 0, body: [&nfgenmsg(family, 0)[..], &attributes.done()].concat() }
+    fn message(family: u8, attributes: Attrs) -> Vec<u8> {
+        [&nfgenmsg(family, 0)[..], &attributes.done()].concat()
     }
 
     /// As `nf_tables_fill_flowtable_info()` writes it; the test kernel may have no flowtables.
@@ -235,9 +240,12 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_an_error() {
         for body in [vec![], vec![2, 0], vec![2, 0, 0, 0, 9], vec![2, 0, 0, 0, 3, 0, 1, 0]] {
-            assert!(read_chains(&[Message { kind: 0, body }], &[]).is_err());
+            assert!(Ruleset::default().add_chain(&body).is_err(), "{body:?}");
         }
         let rule = Attrs::default().string(NFTA_RULE_TABLE, "t").string(NFTA_RULE_CHAIN, "c");
-        assert!(read_chains(&[], &[message(NFPROTO_IPV4, rule)]).is_err(), "a rule of a chain that is not there");
+        assert!(
+            Ruleset::default().add_rule(&message(NFPROTO_IPV4, rule)).is_err(),
+            "a rule of a chain that is not there"
+        );
     }
 }

@@ -233,6 +233,38 @@ impl Socket {
         outcome.collect()
     }
 
+    /// Sends all the requests as one datagram, which the kernel takes as a whole or not at all (nf_tables). One of them asks
+    /// to be acknowledged, and comes last of those that can be refused: its answer ends it. The first refusal is the error.
+    pub fn all_or_nothing(&mut self, requests: &[Request]) -> Result<()> {
+        let mut bytes = Vec::new();
+        let first = self.sequence.wrapping_add(1).max(1);
+        for request in requests {
+            let ack = if request.ack { libc::NLM_F_ACK } else { 0 } as u16;
+            let sequence = self.next_sequence();
+            push_message(
+                &mut bytes,
+                request.kind,
+                request.flags | libc::NLM_F_REQUEST as u16 | ack,
+                sequence,
+                &request.body,
+            );
+        }
+        let whole = |cause| Error::new(requests.first().map_or("", |request| request.what.as_str()), cause);
+        make_room(&self.socket, bytes.len()).map_err(whole)?;
+        self.send(&bytes).map_err(whole)?;
+        loop {
+            let length = self.receive().map_err(whole)?;
+            for message in Messages(&self.buffer[..length]).filter(|message| message.kind == ERROR) {
+                let Some(request) = requests.get(message.sequence.wrapping_sub(first) as usize) else { continue };
+                match refusal(&message) {
+                    (0, _) if request.ack => return Ok(()),
+                    (0, _) => {}
+                    (errno, said) => return Err(Error::from_errno(request.what.as_str(), errno).saying(said)),
+                }
+            }
+        }
+    }
+
     /// A question with one answer: `read` gets the answer's payload. No acknowledgement is asked for: the kernel sends the
     /// answer or a refusal.
     pub fn ask<T>(&mut self, request: Request, read: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
@@ -330,6 +362,15 @@ fn push_message(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body:
     bytes.extend_from_slice(&bytes_of(&header));
     bytes.extend_from_slice(body);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+/// A datagram that the send buffer cannot hold is refused with EMSGSIZE (`netlink_sendmsg`): the buffer is made to fit.
+fn make_room(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+    if getsockopt(socket, sockopt::SndBuf)? / 2 < bytes {
+        setsockopt(socket, sockopt::SndBufForce, &bytes.saturating_mul(2))?;
+    }
+    Ok(())
 }
 
 /// SO_RCVBUFFORCE where that is allowed (it may exceed net.core.rmem_max), else SO_RCVBUF.

@@ -4,7 +4,6 @@ use super::{Event, Monitor, Result, hooks, nft_list, tc, xfrm};
 use crate::safety::Facts;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_XFRM};
 use std::collections::BTreeMap;
-use std::io;
 
 /// BPF programs of others, which are not asked for by netlink: the caller, who has the means, lists them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +33,7 @@ pub fn survey(programs: ForeignPrograms) -> Facts {
     facts
 }
 
-fn or_doubt<T: Default>(what: &str, answer: io::Result<T>, doubts: &mut Vec<String>) -> T {
+fn or_doubt<T: Default>(what: &str, answer: Result<T>, doubts: &mut Vec<String>) -> T {
     answer.unwrap_or_else(|error| {
         doubts.push(format!("{what} cannot be read ({error})"));
         T::default()

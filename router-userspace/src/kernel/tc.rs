@@ -1,19 +1,20 @@
 //! Traffic control of others: filters on the way in, and whatever on the way out looks at marks.
 
-use super::wire::{self, Attrs, Message, Wire, find, ne32, string};
+use super::Result;
+use super::attributes::{Decode, Malformed};
+use super::socket::Socket;
+use super::wire::{Attrs, Found};
 use crate::safety::Filter;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use std::collections::BTreeMap;
-use std::io;
 
 /// The name of Wayfork's own filters.
 pub(crate) const OWN_FILTER: &str = "wayfork";
 
-const RTM_GETQDISC: u16 = libc::RTM_GETQDISC;
-const RTM_GETTFILTER: u16 = libc::RTM_GETTFILTER;
-const RTM_GETTCLASS: u16 = libc::RTM_GETTCLASS;
-/// Length of `struct tcmsg`.
+/// Length of `struct tcmsg`, and where it has the interface and the handle.
 const TCMSG: usize = 20;
+const IFINDEX: usize = 4;
+const HANDLE: usize = 8;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_NAME: u16 = 7;
@@ -25,37 +26,47 @@ const CLSACT: u32 = 0xffff_0000;
 const SIDE_INGRESS: u32 = CLSACT | 0xfff2;
 const SIDE_EGRESS: u32 = CLSACT | 0xfff3;
 
-/// The fields of `struct tcmsg` that matter here.
-struct Header {
+const WHAT: &str = "list traffic control";
+
+/// A qdisc: its interface, its handle, its kind, and whether it goes by the mark itself.
+struct Qdisc {
     ifindex: u32,
     handle: u32,
+    kind: String,
+    matches_mark: bool,
 }
 
 /// The filters of all interfaces, and the qdiscs that look at marks by themselves; Wayfork's own filters left out.
-pub(super) fn filters() -> io::Result<BTreeMap<u32, Vec<Filter>>> {
-    let mut wire = Wire::open(NETLINK_ROUTE)?;
+pub(super) fn filters() -> Result<BTreeMap<u32, Vec<Filter>>> {
+    let mut socket = Socket::open(NETLINK_ROUTE)?;
     let mut found: BTreeMap<u32, Vec<Filter>> = BTreeMap::new();
-    for qdisc in wire.dump(RTM_GETQDISC, &question(0, 0))? {
-        let header = header(&qdisc)?;
-        let attributes = wire::attributes_after(TCMSG, &qdisc.body)?;
-        let kind = find(&attributes, TCA_KIND).map(string).unwrap_or_default();
-        let options = find(&attributes, TCA_OPTIONS).unwrap_or_default();
-        let list = found.entry(header.ifindex).or_default();
-        match kind.as_str() {
+    for qdisc in dump(&mut socket, libc::RTM_GETQDISC, 0, 0, |body| read_qdisc(body).map(Some))? {
+        let list = found.entry(qdisc.ifindex).or_default();
+        let mut add = |parent, ingress| -> Result<()> {
+            let read = |body: &[u8]| read_filter(body, ingress).map(|filter| filter.filter(|filter| !is_own(filter)));
+            list.extend(or_gone(dump(&mut socket, libc::RTM_GETTFILTER, qdisc.ifindex, parent, read))?);
+            Ok(())
+        };
+        match qdisc.kind.as_str() {
             "clsact" => {
-                list.extend(filters_of(&mut wire, header.ifindex, SIDE_INGRESS, true)?);
-                list.extend(filters_of(&mut wire, header.ifindex, SIDE_EGRESS, false)?);
+                add(SIDE_INGRESS, true)?;
+                add(SIDE_EGRESS, false)?;
             }
-            "ingress" => list.extend(filters_of(&mut wire, header.ifindex, SIDE_INGRESS, true)?),
+            "ingress" => add(SIDE_INGRESS, true)?,
             // A handle of 0 is a default qdisc, which takes no filters.
-            _ if header.handle == 0 => {}
+            _ if qdisc.handle == 0 => {}
             _ => {
-                if kind == "cake" && find(&wire::attributes(options)?, TCA_CAKE_FWMARK).and_then(ne32) != Some(0) {
-                    list.push(Filter { kind: kind.clone(), matches_mark: true, ..Filter::default() });
+                add(qdisc.handle, false)?;
+                if qdisc.matches_mark {
+                    list.push(Filter { kind: qdisc.kind, matches_mark: true, ..Filter::default() });
                 }
-                list.extend(filters_of(&mut wire, header.ifindex, header.handle, false)?);
-                for class in classes_of(&mut wire, header.ifindex, header.handle)? {
-                    list.extend(filters_of(&mut wire, header.ifindex, class, false)?);
+                // The parent that is asked for is the qdisc: classes of it alone.
+                let classes = dump(&mut socket, libc::RTM_GETTCLASS, qdisc.ifindex, qdisc.handle, |body| {
+                    number(body, HANDLE).map(Some)
+                });
+                for class in or_gone(classes)? {
+                    let read = |body: &[u8]| read_filter(body, false);
+                    list.extend(or_gone(dump(&mut socket, libc::RTM_GETTFILTER, qdisc.ifindex, class, read))?);
                 }
             }
         }
@@ -64,65 +75,62 @@ pub(super) fn filters() -> io::Result<BTreeMap<u32, Vec<Filter>>> {
     Ok(found)
 }
 
-/// `struct tcmsg`: family, two paddings, interface, handle, parent, info.
-fn question(ifindex: u32, parent: u32) -> Vec<u8> {
-    let mut bytes = vec![0; 4];
+/// Asks for a list. `struct tcmsg`: family, two paddings, interface, handle, parent, info.
+fn dump<T>(
+    socket: &mut Socket,
+    kind: u16,
+    ifindex: u32,
+    parent: u32,
+    read: impl Fn(&[u8]) -> Decode<Option<T>>,
+) -> Result<Vec<T>> {
+    let mut header = vec![0; 4];
     for field in [ifindex, 0, parent, 0] {
-        bytes.extend_from_slice(&field.to_ne_bytes());
+        header.extend_from_slice(&field.to_ne_bytes());
     }
-    debug_assert_eq!(bytes.len(), TCMSG);
-    Attrs::after(&bytes).done()
-}
-
-fn header(message: &Message) -> io::Result<Header> {
-    let field = |at: usize| message.body.get(at..).and_then(ne32);
-    let (Some(ifindex), Some(handle)) = (field(4), field(8)) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of traffic control is too short"));
-    };
-    Ok(Header { ifindex, handle })
+    debug_assert_eq!(header.len(), TCMSG);
+    socket.dump(WHAT, kind, &Attrs::after(&header), |body| read(body).map_err(|malformed| malformed.during(WHAT)))
 }
 
 /// A qdisc or a device may be gone by the time it is asked about.
-fn or_gone(answer: io::Result<Vec<Message>>) -> io::Result<Vec<Message>> {
+fn or_gone<T>(answer: Result<Vec<T>>) -> Result<Vec<T>> {
     match answer {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT)) => {
-            Ok(Vec::new())
-        }
+        Err(error) if matches!(error.errno(), libc::ENODEV | libc::EINVAL | libc::ENOENT) => Ok(Vec::new()),
         answer => answer,
     }
 }
 
-fn classes_of(wire: &mut Wire, ifindex: u32, qdisc: u32) -> io::Result<Vec<u32>> {
-    // The parent that is asked for is the qdisc: of it alone.
-    let classes = or_gone(wire.dump(RTM_GETTCLASS, &question(ifindex, qdisc)))?;
-    classes.iter().map(|class| Ok(header(class)?.handle)).collect()
+/// A field of `struct tcmsg`.
+fn number(body: &[u8], at: usize) -> Decode<u32> {
+    let bytes = body.get(at..).and_then(|rest| rest.first_chunk().copied());
+    bytes.map(u32::from_ne_bytes).ok_or(Malformed("message of traffic control"))
 }
 
-fn filters_of(wire: &mut Wire, ifindex: u32, parent: u32, ingress: bool) -> io::Result<Vec<Filter>> {
-    let mut filters = Vec::new();
-    for message in or_gone(wire.dump(RTM_GETTFILTER, &question(ifindex, parent)))? {
-        let attributes = wire::attributes_after(TCMSG, &message.body)?;
-        let Some(options) = find(&attributes, TCA_OPTIONS) else {
-            // The head of a classifier, or of a u32 hash table; its filters come as messages of their own. A classifier
-            // without any acts on nothing, but `fw` without any goes by the mark.
-            let kind = find(&attributes, TCA_KIND).map(string).unwrap_or_default();
-            if kind == "fw" {
-                filters.push(Filter { ingress, kind, matches_mark: true, ..Filter::default() });
-            }
-            continue;
-        };
-        let kind = find(&attributes, TCA_KIND).map(string).unwrap_or_default();
-        let filter = read_filter(kind, wire::attributes(options)?, ingress)?;
-        filters.extend(Some(filter).filter(|filter| !is_own(filter)));
+fn read_qdisc(body: &[u8]) -> Decode<Qdisc> {
+    let found = Found::after(TCMSG, body)?;
+    let kind = found.name(TCA_KIND, "qdisc: no kind")?;
+    let matches_mark = kind == "cake" && {
+        let fwmark = found.nested(TCA_OPTIONS)?.get(TCA_CAKE_FWMARK).map(|attribute| attribute.u32()).transpose()?;
+        fwmark != Some(0)
+    };
+    Ok(Qdisc { ifindex: number(body, IFINDEX)?, handle: number(body, HANDLE)?, kind, matches_mark })
+}
+
+/// A filter; None for the head of a classifier or of a hash table, whose filters come as messages of their own.
+fn read_filter(body: &[u8], ingress: bool) -> Decode<Option<Filter>> {
+    let found = Found::after(TCMSG, body)?;
+    let kind = found.name(TCA_KIND, "filter: no kind")?;
+    if found.has(TCA_OPTIONS) {
+        return read_options(kind, &found.nested(TCA_OPTIONS)?, ingress).map(Some);
     }
-    Ok(filters)
+    // A classifier without any filter acts on nothing, but `fw` without any goes by the mark.
+    Ok((kind == "fw").then(|| Filter { ingress, kind, matches_mark: true, ..Filter::default() }))
 }
 
 fn is_own(filter: &Filter) -> bool {
     filter.kind == "bpf" && filter.name == OWN_FILTER
 }
 
-fn read_filter(kind: String, options: Vec<(u16, &[u8])>, ingress: bool) -> io::Result<Filter> {
+fn read_options(kind: String, options: &Found<'_>, ingress: bool) -> Decode<Filter> {
     // Where the classifiers that look at no mark by themselves have their actions (include/uapi/linux/pkt_cls.h).
     let actions = match kind.as_str() {
         "u32" => Some(7),
@@ -132,14 +140,14 @@ fn read_filter(kind: String, options: Vec<(u16, &[u8])>, ingress: bool) -> io::R
     };
     let mut filter = Filter { ingress, matches_mark: actions.is_none(), ..Filter::default() };
     if kind == "bpf" {
-        filter.name = find(&options, TCA_BPF_NAME).map(string).unwrap_or_default();
+        filter.name = options.text(TCA_BPF_NAME).unwrap_or_default();
     }
-    if kind == "u32" && find(&options, TCA_U32_MARK).is_some() {
+    if kind == "u32" && options.has(TCA_U32_MARK) {
         filter.matches_mark = true;
     }
-    if let Some(list) = actions.and_then(|attribute| find(&options, attribute)) {
-        for (_, action) in wire::attributes(list)? {
-            filter.actions.push(find(&wire::attributes(action)?, TCA_ACT_KIND).map(string).unwrap_or_default());
+    if let Some(attribute) = actions {
+        for action in options.nested(attribute)?.all() {
+            filter.actions.push(Found::within(action.value)?.text(TCA_ACT_KIND).unwrap_or_default());
         }
     }
     filter.kind = kind;
@@ -152,7 +160,7 @@ mod tests {
 
     fn read(kind: &str, options: Attrs) -> Filter {
         let bytes = options.done();
-        read_filter(kind.into(), wire::attributes(&bytes).expect("attributes"), false).expect("a filter")
+        read_options(kind.into(), &Found::within(&bytes).expect("attributes"), false).expect("a filter")
     }
 
     fn actions(kinds: &[&str]) -> Attrs {
