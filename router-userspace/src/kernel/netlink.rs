@@ -1,25 +1,28 @@
 //! The running kernel, over netlink.
 
 use super::socket::Socket;
-use super::{Error, Kernel, Result, RouteAnswer, RouteQuery};
+use super::{Error, Kernel, Netns, Result, RouteAnswer, RouteQuery};
 use super::{links, neighbours, nft, route_get, routes, rules, settings};
 use crate::model::{Address, Link, MarkRule, Neighbour, Route, Rule, Settings};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// The kernel of this host, in the network namespace of the thread that opened it.
-///
-/// [`Kernel::settings`], [`Kernel::mark_chain`] and [`Kernel::set_mark_chain`] act on the namespace of the thread that
-/// calls them: stay on the thread that opened it.
+/// The kernel of this host, in the network namespace of the thread that opened it, on whichever thread it is used.
 pub struct Netlink {
     socket: Socket,
+    namespace: Netns,
 }
 
 impl Netlink {
     /// Opens the request socket.
     pub fn open() -> Result<Self> {
-        Ok(Netlink { socket: Socket::open(NETLINK_ROUTE)? })
+        Ok(Netlink { socket: Socket::open(NETLINK_ROUTE)?, namespace: Netns::current()? })
+    }
+
+    /// Does what depends on the calling thread's namespace in this one's.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        if Netns::current()?.id()? == self.namespace.id()? { work() } else { self.namespace.run(work)? }
     }
 
     /// Adds a rule with attributes that [`Rule`] has no place for.
@@ -68,7 +71,7 @@ impl Kernel for Netlink {
     }
 
     fn settings(&mut self) -> Result<Settings> {
-        settings::read_all()
+        self.inside(settings::read_all)
     }
 
     fn add_rule(&mut self, rule: &Rule) -> Result<()> {
@@ -96,11 +99,11 @@ impl Kernel for Netlink {
     }
 
     fn mark_chain(&mut self) -> Result<Option<u64>> {
-        nft::mark_chain()
+        self.inside(nft::mark_chain)
     }
 
     fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()> {
-        nft::set_mark_chain(marks, digest)
+        self.inside(|| nft::set_mark_chain(marks, digest))
     }
 
     fn route_get(&mut self, query: &RouteQuery) -> Result<RouteAnswer> {

@@ -155,7 +155,11 @@ fn hop_attribute(hop: &mut NextHop, attribute: &Attribute<'_>) -> Decode<bool> {
     match attribute.kind {
         libc::RTA_OIF => hop.dev = attribute.u32()?,
         libc::RTA_GATEWAY => hop.via = Some(attribute.addr()?),
-        libc::RTA_VIA => hop.via = attribute.via()?,
+        libc::RTA_VIA => match attribute.via()? {
+            Some(via) => hop.via = Some(via),
+            // A gateway that is no IP address: nothing that could be sent to from here.
+            None => hop.encap = true,
+        },
         libc::RTA_ENCAP | libc::RTA_ENCAP_TYPE => hop.encap = true,
         _ => return Ok(false),
     }

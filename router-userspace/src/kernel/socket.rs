@@ -386,3 +386,53 @@ pub(crate) fn set_receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result
 fn copy_of(cause: &io::Error) -> io::Error {
     cause.raw_os_error().map_or_else(|| io::Error::new(cause.kind(), cause.to_string()), io::Error::from_raw_os_error)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn message(kind: u16, flags: i32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        push_message(&mut bytes, kind, flags as u16, 7, payload);
+        bytes
+    }
+
+    #[test]
+    fn a_refusal_is_read_with_its_sentence() {
+        let sentence = [&[8u8, 0, 1, 0][..], b"why\0"].concat();
+        let header = message(libc::RTM_NEWRULE, 0, &[0; 5]);
+        let errno = (-libc::EINVAL).to_ne_bytes();
+        let capped = [&errno[..], &header[..HEADER], &sentence].concat();
+        let whole = [&errno[..], &header, &sentence].concat();
+        let tlvs = libc::NLM_F_ACK_TLVS;
+        for (flags, payload) in [(tlvs | libc::NLM_F_CAPPED, &capped), (tlvs, &whole)] {
+            let bytes = message(ERROR, flags, payload);
+            let all: Vec<_> = Messages(&bytes).map(|message| refusal(&message)).collect();
+            assert_eq!(all, [(libc::EINVAL, Some("why".to_owned()))]);
+        }
+        let done = message(DONE, tlvs, &[&errno[..], &sentence].concat());
+        assert_eq!(refusal(&Messages(&done).next().unwrap()), (libc::EINVAL, Some("why".to_owned())));
+        let plain = message(ERROR, 0, &[&0i32.to_ne_bytes()[..], &header].concat());
+        assert_eq!(refusal(&Messages(&plain).next().unwrap()), (0, None));
+    }
+
+    #[test]
+    fn messages_are_walked_with_their_padding() {
+        let bytes = [message(1, 0, b"a"), message(2, 0, b""), message(3, 0, b"abcd")].concat();
+        let all: Vec<_> = Messages(&bytes).map(|message| (message.kind, message.payload.to_vec())).collect();
+        assert_eq!(all, [(1, b"a".to_vec()), (2, Vec::new()), (3, b"abcd".to_vec())]);
+        assert_eq!(Messages(&bytes[..bytes.len() - 1]).count(), 2, "a cut one is none");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(bytes: Vec<u8>, flags: u16, length: u32) {
+            for message in Messages(&bytes) {
+                drop(refusal(&message));
+            }
+            let payload = [&length.to_ne_bytes()[..], &length.to_ne_bytes(), &bytes].concat();
+            drop(refusal(&Message { kind: ERROR, flags, sequence: 0, payload: &payload }));
+        }
+    }
+}

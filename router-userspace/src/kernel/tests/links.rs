@@ -5,7 +5,6 @@ use crate::kernel::admin::{self, NewLink, TunKind, read_setting, write_setting};
 use crate::kernel::{Admin, Kernel, Netns};
 use crate::model::{Address, NeighbourState};
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 
 fn on(name: &str) -> bool {
     read_setting(name).unwrap().is_some_and(|value| value != "0")
@@ -58,7 +57,7 @@ fn links_report_the_settings_that_proc_sys_shows() {
 }
 
 #[test]
-fn settings_are_of_the_calling_thread() {
+fn settings_are_of_the_namespace_that_was_opened() {
     let Some(namespace) = namespace() else { return };
     let other = Netns::new().unwrap();
     for (name, value) in [
@@ -71,11 +70,10 @@ fn settings_are_of_the_calling_thread() {
     ] {
         namespace.run(|| write_setting(name, value).unwrap()).unwrap();
     }
-    let read = |namespace: &Netns| {
-        let mut kernel = netlink(namespace);
-        namespace.run(|| kernel.settings().unwrap()).unwrap()
-    };
+    // From this thread, which is in neither.
+    let read = |namespace: &Netns| netlink(namespace).settings().unwrap();
     let (here, there) = (read(&namespace), read(&other));
+    assert_eq!(namespace.run(|| netlink(&namespace).settings().unwrap()).unwrap(), here, "nor does it matter inside");
     assert_eq!((here.all_v4.rp_filter, here.all_v4.send_redirects), (2, false));
     assert!(here.all_v6.forwarding && here.forward_use_pmtu);
     assert_eq!((here.hash_policy_v4, here.hash_policy_v6), (1, 2));
@@ -194,38 +192,6 @@ fn a_stale_neighbour_is_revalidated_when_used() {
 }
 
 #[test]
-fn a_namespace_vanishes_with_its_last_holder() {
-    let Some(namespace) = namespace() else { return };
-    let here = Netns::current().unwrap().id().unwrap();
-    assert_ne!(namespace.id().unwrap(), here);
-    assert_eq!(namespace.run(|| Netns::current().unwrap().id().unwrap()).unwrap(), namespace.id().unwrap());
-    assert_eq!(Netns::current().unwrap().id().unwrap(), here, "this thread has not moved");
-    let outer = Netns::new().unwrap();
-    namespace
-        .run(|| Admin::open().unwrap().veth(NewLink::named("in"), NewLink::named("out").inside(outer.fd())).unwrap())
-        .unwrap();
-    let mut kernel = netlink(&outer);
-    let there = |kernel: &mut super::Netlink| kernel.links().unwrap().values().any(|link| link.name == "out");
-    assert!(there(&mut kernel));
-    assert!(namespace.fd().as_raw_fd() >= 0);
-    drop(namespace);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while there(&mut kernel) {
-        assert!(std::time::Instant::now() < deadline, "the other end outlived its namespace");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-}
-
-#[test]
-fn a_missing_name_says_so() {
-    let error = Netns::named("there-is-no-such-namespace").unwrap_err();
-    assert!(error.to_string().contains("ip netns list"), "{error}");
-    for name in ["", "..", "a/b"] {
-        assert_eq!(Netns::named(name).unwrap_err().errno(), libc::EINVAL);
-    }
-}
-
-#[test]
 fn the_kernels_own_sentence_is_in_the_error() {
     let Some(namespace) = namespace() else { return };
     let error = namespace.run(|| {
@@ -235,4 +201,43 @@ fn the_kernels_own_sentence_is_in_the_error() {
     let error = error.unwrap();
     assert!(error.said.is_some(), "{error}");
     assert!(error.to_string().starts_with("make veth a and a-name-that-is-too-long: "), "{error}");
+}
+
+/// The kernel says of a list of links that changed while it was read that it did (NLM_F_DUMP_INTR): it is read again.
+#[test]
+fn the_list_is_whole_while_others_change_it() {
+    let Some(namespace) = namespace() else { return };
+    let steady: Vec<String> = (0..200).flat_map(|n| [format!("a{n}"), format!("b{n}")]).collect();
+    let build = || {
+        let mut admin = Admin::open().unwrap();
+        for pair in steady.chunks(2) {
+            admin.veth(NewLink::named(&pair[0]), NewLink::named(&pair[1])).unwrap();
+        }
+    };
+    namespace.run(build).unwrap();
+    let mut kernel = netlink(&namespace);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let done = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut admin = namespace.run(Admin::open).unwrap().unwrap();
+            let mut flips = 0;
+            while !done() {
+                let (name, mtu) = (&steady[flips % steady.len()], 1000 + flips as u32 % 500);
+                admin.set_mtu(name, mtu).unwrap();
+                if flips % 20 == 0 {
+                    admin.simple(NewLink::named("flip"), "bridge").unwrap();
+                    admin.delete_link("flip").unwrap();
+                }
+                flips += 1;
+            }
+        });
+        for _ in 0..20 {
+            let links = kernel.links().unwrap();
+            let names: std::collections::HashSet<&str> = links.values().map(|link| link.name.as_str()).collect();
+            let missing: Vec<&String> = steady.iter().filter(|name| !names.contains(name.as_str())).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }

@@ -3,6 +3,7 @@
 
 mod links;
 mod monitor;
+mod netns;
 mod route_get;
 mod routes;
 mod rules;

@@ -251,6 +251,46 @@ fn encapsulation_is_seen() {
     assert_eq!(kernel.add_route(&Route { table: 8, ..route.clone() }).unwrap_err().errno(), libc::EOPNOTSUPP);
 }
 
+/// A list that changes while it is read is read again: nothing that stays is missing or told twice.
+#[test]
+fn a_list_is_whole_while_others_change_it() {
+    let Some(namespace) = namespace() else { return };
+    two_links(&namespace);
+    let (a0, _) = indexes(&namespace);
+    let mut kernel = netlink(&namespace);
+    let mut steady = Vec::new();
+    for n in 0..1500u32 {
+        let v4 = ipnet::Ipv4Net::new(std::net::Ipv4Addr::from(0x1400_0000 + n), 32).unwrap();
+        let v6 = ipnet::Ipv6Net::new(std::net::Ipv6Addr::from((0xfd77_u128 << 112) + u128::from(n)), 128).unwrap();
+        steady.push(Route { dst: v4.into(), ..unicast(Family::Ipv4, 9, None, a0) });
+        steady.push(Route { dst: v6.into(), ..unicast(Family::Ipv6, 9, None, a0) });
+    }
+    for route in &steady {
+        kernel.add_route(route).unwrap();
+    }
+    steady.sort();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut other = netlink(&namespace);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for family in Family::BOTH {
+                    let coming_and_going = unicast(family, 10, None, a0);
+                    other.add_route(&coming_and_going).unwrap();
+                    other.delete_route(&coming_and_going).unwrap();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        });
+        for _ in 0..30 {
+            let mut seen: Vec<Route> = kernel.routes().unwrap().into_iter().filter(|route| route.table == 9).collect();
+            seen.sort();
+            assert!(seen == steady, "{} instead of {}", seen.len(), steady.len());
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
 /// Destination, table, metric, type, first gateway and device of each route, as iproute2 lists them and as Wayfork does.
 #[test]
 fn the_list_is_the_one_that_iproute2_shows() {
