@@ -78,7 +78,8 @@ pub const LINK_READS_MARK: u32 = 1 << 5;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct RuleEntry {
-    /// `RULE_*` bits: which selectors count.
+    /// `RULE_*` bits: which selectors count. Of one that does not, the mask (mark, from, to, dsfield) is 0: the program looks at
+    /// the mask alone.
     pub flags: u32,
     /// One of `ACT_*`.
     pub action: u32,
@@ -239,7 +240,7 @@ pub struct NeighbourEntry {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct MarkEntry {
-    /// `RULE_*` bits; `RULE_MARK` here is about the mark as the statements before left it.
+    /// `RULE_*` bits, as in [`RuleEntry`]; `RULE_MARK` here is about the mark as the statements before left it.
     pub flags: u32,
     /// 4 or 6.
     pub family: u32,

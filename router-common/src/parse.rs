@@ -160,7 +160,7 @@ fn segment(frame: &impl Frame, header: u32, ipproto: u8, len: u32) -> u32 {
         return SEGMENT_UNKNOWN;
     }
     match frame.words::<1>(header as usize + 12) {
-        Some([word]) => header + (u32::from_be(word) >> 28) * 4 + frame.gso_size(),
+        Some([word]) => (header + (u32::from_be(word) >> 28) * 4).saturating_add(frame.gso_size()),
         None => SEGMENT_UNKNOWN,
     }
 }

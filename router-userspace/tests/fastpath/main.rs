@@ -2,6 +2,8 @@
 //! own; without root or without the eBPF object they say that they left out everything.
 #![allow(clippy::unwrap_used)]
 
+mod packets;
 mod support;
 
 mod load;
+mod probe;

@@ -1,0 +1,596 @@
+//! The compiled decision, over collections instead of maps.
+
+use proptest::prelude::*;
+use router_common::classify::{Lists, Outcome, Tables, Walk, decide, mark_step, rule_step};
+use router_common::layout::*;
+use router_common::packet::{IPV4, IPV6, Packet, SEGMENT_UNKNOWN, UDP};
+use router_common::verdict::{Action, PassReason, Verdict};
+use std::collections::HashMap;
+
+const LAN: u32 = 2;
+const WAN: u32 = 70_000;
+const TUN: u32 = 4;
+
+#[derive(Clone)]
+struct World {
+    config: Config,
+    links: HashMap<u32, LinkEntry>,
+    rules: Vec<RuleEntry>,
+    /// Family, table, address, prefix length.
+    routes: Vec<(u32, u32, AddrWords, u32, RouteEntry)>,
+    addrs: HashMap<AddrWords, AddrFlags>,
+    neighbours: HashMap<NeighbourKey, NeighbourEntry>,
+    marks: Vec<MarkEntry>,
+    marks_in_use: Vec<u32>,
+    device_mtu_of_segments: Option<u32>,
+}
+
+/// Whether the first `bits` bits are equal.
+fn same_prefix(a: &AddrWords, b: &AddrWords, bits: u32) -> bool {
+    let bytes = |addr: &AddrWords| u128::from_be_bytes(bytemuck::cast(*addr));
+    bits == 0 || (bytes(a) ^ bytes(b)) >> (128 - bits) == 0
+}
+
+impl Lists for World {
+    fn rule(&self, index: u32) -> Option<&RuleEntry> {
+        self.rules.get(index as usize)
+    }
+    fn route(&self, family: u32, table: u32, addr: &AddrWords) -> Option<&RouteEntry> {
+        let found =
+            self.routes.iter().filter(|(f, t, to, len, _)| *f == family && *t == table && same_prefix(addr, to, *len));
+        found.max_by_key(|(.., len, _)| *len).map(|(.., entry)| entry)
+    }
+    fn mark_entry(&self, index: u32) -> Option<&MarkEntry> {
+        self.marks.get(index as usize)
+    }
+}
+
+impl Tables for World {
+    fn addr_flags(&self, _family: u32, addr: &AddrWords) -> AddrFlags {
+        self.addrs.get(addr).copied().unwrap_or(0)
+    }
+    fn link(&self, ifindex: u32) -> Option<&LinkEntry> {
+        self.links.get(&ifindex)
+    }
+    fn neighbour(&self, key: &NeighbourKey) -> Option<&NeighbourEntry> {
+        self.neighbours.get(key)
+    }
+    fn mark_in_use(&self, index: u32) -> Option<&u32> {
+        self.marks_in_use.get(index as usize)
+    }
+    fn segments_fit(&self, _oif: u32, mtu: u32) -> bool {
+        self.device_mtu_of_segments.is_some_and(|device| device <= mtu)
+    }
+    fn rewrite_mark(&self, walk: &mut Walk, times: u32) {
+        (0..times).all(|_| mark_step(self, walk));
+    }
+    fn walk_rules(&self, walk: &mut Walk, times: u32) {
+        (0..times).all(|_| rule_step(self, walk));
+    }
+}
+
+fn v4(addr: [u8; 4]) -> AddrWords {
+    [u32::from_ne_bytes(addr), 0, 0, 0]
+}
+
+fn v6(text: &str) -> AddrWords {
+    bytemuck::cast(text.parse::<std::net::Ipv6Addr>().expect("an address").octets())
+}
+
+fn zeroed<T: bytemuck::Zeroable>() -> T {
+    bytemuck::Zeroable::zeroed()
+}
+
+fn rule(action: u32, target: u32) -> RuleEntry {
+    RuleEntry { action, target, suppress_prefixlength: -1, counter: target, mark_class: 0x0300_0000, ..zeroed() }
+}
+
+fn via(addr: [u8; 4]) -> RouteEntry {
+    RouteEntry { kind: ROUTE_UNICAST, via_family: 4, oif: WAN, via: v4(addr), ..zeroed() }
+}
+
+fn kind(kind: u8, reason: PassReason) -> RouteEntry {
+    RouteEntry { kind, reason: reason as u8, ..zeroed() }
+}
+
+/// `lan` and `wan` are Ethernet, `tun` is not; one rule for table 111 with a default route to 10.0.0.1 on `wan`.
+fn world() -> World {
+    let flags = LINK_EGRESS | LINK_FORWARDS4 | LINK_FORWARDS6;
+    let link =
+        LinkEntry { flags, mtu4: 1500, mtu6: 1500, rules4: [0, 1], rules6: [0, 1], may: MAY_REDIRECT, ..zeroed() };
+    let ethernet = |last| LinkEntry { flags: flags | LINK_ETHERNET, mac: [2, 0, 0, 0, 0, last], ..link };
+    let gateway = NeighbourKey { ifindex: WAN, family: 4, addr: v4([10, 0, 0, 1]) };
+    let gateway6 = NeighbourKey { ifindex: WAN, family: 6, addr: v6("fe80::1") };
+    World {
+        config: Config { abi: ABI_VERSION, active: 1, mark_bits: 0xff00_0000, ..zeroed() },
+        links: [(LAN, ethernet(2)), (WAN, ethernet(7)), (TUN, link)].into(),
+        rules: vec![rule(ACT_TABLE, 111)],
+        routes: vec![
+            (4, 111, v4([0; 4]), 0, via([10, 0, 0, 1])),
+            (6, 111, [0; 4], 0, RouteEntry { via_family: 6, via: v6("fe80::1"), ..via([0; 4]) }),
+        ],
+        addrs: HashMap::new(),
+        neighbours: [
+            (gateway, NeighbourEntry { mac: [2, 0, 0, 0, 1, 1], pad: [0; 2] }),
+            (gateway6, NeighbourEntry { mac: [2, 0, 0, 0, 1, 6], pad: [0; 2] }),
+        ]
+        .into(),
+        marks: Vec::new(),
+        marks_in_use: Vec::new(),
+        device_mtu_of_segments: None,
+    }
+}
+
+impl World {
+    fn link_mut(&mut self, index: u32) -> &mut LinkEntry {
+        self.links.get_mut(&index).expect("a link of the world")
+    }
+
+    fn rules(mut self, rules: &[RuleEntry]) -> Self {
+        self.rules = rules.to_vec();
+        for link in self.links.values_mut() {
+            (link.rules4, link.rules6) = ([0, rules.len() as u32], [0, rules.len() as u32]);
+        }
+        self
+    }
+
+    fn route4(mut self, table: u32, to: [u8; 4], len: u8, entry: RouteEntry) -> Self {
+        let entry = RouteEntry { prefix_len: len, ..entry };
+        self.routes.push((4, table, v4(to), u32::from(len), entry));
+        self
+    }
+
+    fn decide(&self, packet: Packet) -> Outcome {
+        let mut walk = Walk::new();
+        walk.packet = packet;
+        let mut outcome = Outcome::pass(PassReason::Resync, packet.mark);
+        let ingress = *self.link(packet.iif).expect("a known interface");
+        decide(self, &self.config, &ingress, &mut walk, &mut outcome);
+        outcome
+    }
+
+    fn told(&self, packet: Packet) -> Told {
+        Told::from(self.decide(packet))
+    }
+}
+
+/// An outcome in words.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Redirect { oif: u32, table: u32 },
+    Mark(u32),
+    Drop,
+    Pass(PassReason),
+}
+
+impl From<Outcome> for Told {
+    fn from(outcome: Outcome) -> Self {
+        let decision = outcome.decision;
+        match Action::from_u8(decision.action).expect("a known action") {
+            Action::Redirect => Told::Redirect { oif: decision.oif, table: decision.table },
+            Action::Mark => Told::Mark(outcome.write_mark),
+            Action::Drop => Told::Drop,
+            Action::Pass => Told::Pass(PassReason::from_u8(decision.reason).expect("a known reason")),
+        }
+    }
+}
+
+fn packet4() -> Packet {
+    Packet {
+        family: IPV4,
+        iif: LAN,
+        len: 100,
+        segment: 100,
+        src: v4([192, 168, 8, 5]),
+        dst: v4([8, 8, 8, 8]),
+        sport: 1000,
+        dport: 53,
+        ipproto: UDP,
+        dsfield: 0,
+        ttl: 64,
+        ..Packet::EMPTY
+    }
+}
+
+fn packet6() -> Packet {
+    Packet { family: IPV6, src: v6("2001:db8::5"), dst: v6("2001:db8:ffff::1"), ..packet4() }
+}
+
+#[test]
+fn redirects_with_the_gateways_address() {
+    let outcome = world().decide(packet4());
+    assert_eq!(outcome.ethernet, 1);
+    assert_eq!(outcome.macs, [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 7]);
+    let decision = outcome.decision;
+    assert_eq!((decision.oif, decision.table, decision.rule, decision.via_family), (WAN, 111, 111, 4));
+    assert_eq!(decision.via, v4([10, 0, 0, 1]));
+    assert_eq!(decision.verdict, Verdict::Forward as u8);
+
+    let outcome = world().decide(packet6());
+    assert_eq!(outcome.macs, [2, 0, 0, 0, 1, 6, 2, 0, 0, 0, 0, 7]);
+    assert_eq!(outcome.decision.via, v6("fe80::1"));
+}
+
+#[test]
+fn an_ipv4_route_by_an_ipv6_gateway_asks_for_the_ipv6_neighbour() {
+    let route = RouteEntry { via_family: 6, via: v6("fe80::1"), ..via([0; 4]) };
+    let outcome = world().route4(111, [8, 0, 0, 0], 8, route).decide(packet4());
+    assert_eq!(outcome.macs[..6], [2, 0, 0, 0, 1, 6]);
+}
+
+#[test]
+fn without_a_gateway_the_destination_is_the_neighbour() {
+    let on_link = RouteEntry { via_family: 0, ..via([0; 4]) };
+    let mut world = world().route4(111, [8, 0, 0, 0], 8, on_link);
+    assert_eq!(world.told(packet4()), Told::Pass(PassReason::Neighbour));
+    let key = NeighbourKey { ifindex: WAN, family: 4, addr: packet4().dst };
+    world.neighbours.insert(key, NeighbourEntry { mac: [2, 0, 0, 0, 8, 8], pad: [0; 2] });
+    assert_eq!(world.decide(packet4()).macs[..6], [2, 0, 0, 0, 8, 8]);
+}
+
+#[test]
+fn towards_a_device_without_ethernet_no_neighbour_is_needed() {
+    let tunnel = RouteEntry { via_family: 0, oif: TUN, ..via([0; 4]) };
+    let outcome = world().route4(111, [8, 0, 0, 0], 8, tunnel).decide(packet4());
+    assert_eq!((Told::from(outcome), outcome.ethernet), (Told::Redirect { oif: TUN, table: 111 }, 0));
+}
+
+#[test]
+fn interfaces_and_addresses_before_rules() {
+    let reason = |change: fn(&mut World)| {
+        let mut world = world();
+        change(&mut world);
+        world.told(packet4())
+    };
+    assert_eq!(reason(|w| w.link_mut(LAN).may = MAY_PASS), Told::Pass(PassReason::InterfacePass));
+    assert_eq!(reason(|w| w.link_mut(LAN).flags &= !LINK_FORWARDS4), Told::Pass(PassReason::ForwardingOff));
+    assert_eq!(reason(|w| w.link_mut(LAN).flags &= !LINK_FORWARDS6), Told::Redirect { oif: WAN, table: 111 });
+    for (addr, reason) in [(packet4().dst, PassReason::LocalDestination), (packet4().src, PassReason::Source)] {
+        let mut world = world();
+        world.addrs.insert(addr, ADDR_ONLINK);
+        assert_eq!(world.told(packet4()), Told::Redirect { oif: WAN, table: 111 });
+        world.addrs.insert(addr, ADDR_SPECIAL | ADDR_ONLINK);
+        assert_eq!(world.told(packet4()), Told::Pass(reason));
+    }
+
+    let mut no6 = world();
+    no6.link_mut(LAN).flags &= !LINK_FORWARDS6;
+    assert_eq!(no6.told(packet6()), Told::Pass(PassReason::ForwardingOff));
+}
+
+#[test]
+fn fragments_are_the_stacks_where_ports_count() {
+    let fragment = Packet { fragment: 1, sport: 0, dport: 0, ..packet4() };
+    let mut world = world();
+    assert_eq!(world.told(fragment), Told::Redirect { oif: WAN, table: 111 });
+    world.config.needs_ports = 1;
+    assert_eq!(world.told(fragment), Told::Pass(PassReason::Fragment));
+    assert_eq!(world.told(packet4()), Told::Redirect { oif: WAN, table: 111 });
+}
+
+#[test]
+fn the_walk_falls_through_and_ends() {
+    let far = |table| Told::Redirect { oif: WAN, table };
+    let table = |table| rule(ACT_TABLE, table);
+    // A missing table, a table without a route, a throw route: the next rule.
+    let base = world().route4(20, [9, 9, 9, 9], 32, via([10, 0, 0, 1])).route4(
+        30,
+        [8, 8, 0, 0],
+        16,
+        kind(ROUTE_THROW, PassReason::Resync),
+    );
+    assert_eq!(base.clone().rules(&[table(10), table(20), table(30), table(111)]).told(packet4()), far(111));
+    // Nothing left.
+    let end = base.clone().rules(&[table(10), table(20), table(30)]).decide(packet4());
+    assert_eq!(Told::from(end), Told::Pass(PassReason::IcmpError));
+    assert_eq!((end.decision.verdict, end.decision.rule, end.decision.table), (Verdict::NoRoute as u8, NO_RULE, 0));
+    assert_eq!(base.clone().rules(&[]).told(packet4()), Told::Pass(PassReason::IcmpError));
+    // A throw hides the default route of its own table.
+    let thrown = base.clone().route4(30, [0; 4], 0, via([10, 0, 0, 1])).rules(&[table(30)]);
+    assert_eq!(thrown.told(packet4()), Told::Pass(PassReason::IcmpError));
+}
+
+#[test]
+fn refusals_end_the_walk() {
+    let table = |table| rule(ACT_TABLE, table);
+    for (action, route, verdict, told) in [
+        (ACT_BLACKHOLE, ROUTE_BLACKHOLE, Verdict::Blackhole, Told::Drop),
+        (ACT_UNREACHABLE, ROUTE_UNREACHABLE, Verdict::Unreachable, Told::Pass(PassReason::IcmpError)),
+        (ACT_PROHIBIT, ROUTE_PROHIBIT, Verdict::Prohibit, Told::Pass(PassReason::IcmpError)),
+    ] {
+        let by_rule = world().rules(&[rule(action, 0), table(111)]).decide(packet4());
+        assert_eq!((by_rule.decision.verdict, Told::from(by_rule)), (verdict as u8, told));
+        // Error routes are never suppressed.
+        let suppressing = RuleEntry { suppress_prefixlength: 32, ..table(5) };
+        let by_route =
+            world().route4(5, [8, 0, 0, 0], 8, kind(route, PassReason::Resync)).rules(&[suppressing, table(111)]);
+        let by_route = by_route.decide(packet4());
+        assert_eq!((by_route.decision.verdict, by_route.decision.table), (verdict as u8, 5));
+    }
+    let mut marking = world().rules(&[rule(ACT_BLACKHOLE, 0)]);
+    marking.link_mut(LAN).may = MAY_MARK;
+    assert_eq!(marking.told(packet4()), Told::Pass(PassReason::NothingToMark));
+}
+
+#[test]
+fn short_prefixes_are_suppressed() {
+    let main = |limit| RuleEntry { suppress_prefixlength: limit, ..rule(ACT_TABLE, 254) };
+    let told = |limit, len| {
+        let world =
+            world().route4(254, [8, 8, 8, 8], len, via([10, 0, 0, 1])).rules(&[main(limit), rule(ACT_TABLE, 111)]);
+        match world.told(packet4()) {
+            Told::Redirect { table, .. } => table,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        [told(-1, 0), told(0, 0), told(0, 1), told(24, 24), told(24, 25), told(32, 32)],
+        [254, 111, 254, 111, 254, 111]
+    );
+    // Several next hops are a route like another; what is not known is not.
+    let unseen = |reason| {
+        let world = world().route4(254, [0; 4], 0, kind(ROUTE_UNSEEN, reason)).rules(&[main(0), rule(ACT_TABLE, 111)]);
+        world.told(packet4())
+    };
+    assert_eq!(unseen(PassReason::Multipath), Told::Redirect { oif: WAN, table: 111 });
+    assert_eq!(unseen(PassReason::RouteKind), Told::Pass(PassReason::RouteKind));
+}
+
+#[test]
+fn unseen_things_pass() {
+    for reason in [PassReason::Multipath, PassReason::RouteKind] {
+        let world = world().route4(111, [8, 0, 0, 0], 8, kind(ROUTE_UNSEEN, reason));
+        assert_eq!(world.told(packet4()), Told::Pass(reason));
+    }
+    let unseen = RuleEntry { flags: RULE_UNSEEN, ..rule(ACT_NOP, 0) };
+    assert_eq!(world().rules(&[unseen]).told(packet4()), Told::Pass(PassReason::RuleSelector));
+    assert_eq!(world().rules(&[rule(ACT_UNSEEN, 0)]).told(packet4()), Told::Pass(PassReason::RuleSelector));
+    // What is seen speaks against the packet already: with `not`, the rule matches.
+    let other_mark =
+        RuleEntry { flags: RULE_UNSEEN | RULE_MARK, mark: 1, mark_mask: u32::MAX, ..rule(ACT_PROHIBIT, 0) };
+    let rest = rule(ACT_TABLE, 111);
+    assert_eq!(world().rules(&[other_mark, rest]).told(packet4()), Told::Redirect { oif: WAN, table: 111 });
+    let inverted = RuleEntry { flags: other_mark.flags | RULE_NOT, ..other_mark };
+    assert_eq!(world().rules(&[inverted, rest]).told(packet4()), Told::Pass(PassReason::IcmpError));
+}
+
+#[test]
+fn goto_goes_forward() {
+    let table = |table| rule(ACT_TABLE, table);
+    let base = world().route4(5, [0; 4], 0, via([10, 0, 0, 1]));
+    let told = |rules: &[RuleEntry]| base.clone().rules(rules).told(packet4());
+    assert_eq!(told(&[rule(ACT_GOTO, 2), table(5), table(111)]), Told::Redirect { oif: WAN, table: 111 });
+    assert_eq!(told(&[rule(ACT_GOTO, 1), table(5), table(111)]), Told::Redirect { oif: WAN, table: 5 });
+    assert_eq!(told(&[rule(ACT_NOP, 0), table(5)]), Told::Redirect { oif: WAN, table: 5 });
+    // To the end of the list: nothing left.
+    assert_eq!(told(&[rule(ACT_GOTO, 2), table(5)]), Told::Pass(PassReason::IcmpError));
+    // Backwards there is no way, whatever a map says.
+    assert_eq!(told(&[table(9), rule(ACT_GOTO, 0)]), Told::Pass(PassReason::Resync));
+    assert_eq!(told(&[rule(ACT_GOTO, 0)]), Told::Pass(PassReason::Resync));
+}
+
+#[test]
+fn a_list_is_a_slice_of_the_rules() {
+    let mut world = world().route4(5, [0; 4], 0, via([10, 0, 0, 1])).rules(&[rule(ACT_TABLE, 5), rule(ACT_TABLE, 111)]);
+    world.link_mut(LAN).rules4 = [1, 1];
+    world.link_mut(LAN).rules6 = [0, 1];
+    assert_eq!(world.told(packet4()), Told::Redirect { oif: WAN, table: 111 });
+    assert_eq!(world.told(packet6()), Told::Pass(PassReason::IcmpError), "table 5 has no IPv6 route");
+    world.link_mut(LAN).rules4 = [0, MAX_RULES + 1];
+    assert_eq!(world.told(packet4()), Told::Pass(PassReason::RuleLimit));
+    world.link_mut(LAN).rules4 = [7, 1];
+    assert_eq!(world.told(packet4()), Told::Pass(PassReason::Resync), "a list that is not there");
+}
+
+#[test]
+fn the_mtu_is_the_routes_or_the_devices() {
+    let told = |world: &World, len, segment| world.told(Packet { len, segment, ..packet4() });
+    let far = Told::Redirect { oif: WAN, table: 111 };
+    let mut plain = world();
+    plain.link_mut(WAN).mtu6 = 1280;
+    assert_eq!(told(&plain, 1500, 1500), far);
+    assert_eq!(told(&plain, 1501, 1501), Told::Pass(PassReason::Mtu));
+    assert_eq!(told(&plain, 60_000, 1500), far, "segments count");
+    let big6 = Packet { len: 1281, segment: 1281, ..packet6() };
+    assert_eq!(plain.told(big6), Told::Pass(PassReason::Mtu));
+    assert_eq!(plain.told(Packet { len: 1280, segment: 1280, ..big6 }), far);
+    let narrow = world().route4(111, [8, 0, 0, 0], 8, RouteEntry { mtu: 1400, ..via([10, 0, 0, 1]) });
+    assert_eq!(told(&narrow, 1400, 1400), far);
+    assert_eq!(told(&narrow, 1401, 1401), Told::Pass(PassReason::Mtu));
+    // Where only the kernel knows the segments, it is asked, and answers for the device's MTU.
+    let mut asked = narrow;
+    assert_eq!(told(&asked, 9000, SEGMENT_UNKNOWN), Told::Pass(PassReason::Mtu));
+    asked.device_mtu_of_segments = Some(1400);
+    assert_eq!(told(&asked, 9000, SEGMENT_UNKNOWN), far);
+    asked.device_mtu_of_segments = Some(1500);
+    assert_eq!(told(&asked, 9000, SEGMENT_UNKNOWN), Told::Pass(PassReason::Mtu));
+}
+
+#[test]
+fn egress_interfaces_that_cannot_be_used() {
+    let mut down = world();
+    down.link_mut(WAN).flags &= !LINK_EGRESS;
+    assert_eq!(down.told(packet4()), Told::Pass(PassReason::EgressInterface));
+    let gone = world().route4(111, [8, 0, 0, 0], 8, RouteEntry { oif: 99, ..via([10, 0, 0, 1]) });
+    assert_eq!(gone.told(packet4()), Told::Pass(PassReason::EgressInterface));
+    let mut unresolved = world();
+    unresolved.neighbours.clear();
+    assert_eq!(unresolved.told(packet4()), Told::Pass(PassReason::Neighbour));
+}
+
+#[test]
+fn ipv4_hairpins_draw_redirects_from_hosts_on_the_link() {
+    let back = Packet { iif: WAN, ..packet4() };
+    let mut world = world();
+    assert_eq!(world.told(back), Told::Redirect { oif: WAN, table: 111 });
+    world.addrs.insert(back.src, ADDR_ONLINK);
+    assert_eq!(world.told(back), Told::Redirect { oif: WAN, table: 111 }, "send_redirects is off");
+    world.link_mut(WAN).flags |= LINK_REDIRECTS4;
+    assert_eq!(world.told(back), Told::Pass(PassReason::IcmpRedirect));
+    world.addrs.clear();
+    assert_eq!(world.told(back), Told::Redirect { oif: WAN, table: 111 }, "the source is behind a router");
+}
+
+#[test]
+fn ipv6_hairpins_draw_redirects_to_link_local_routers_and_to_neighbours() {
+    let back = Packet { iif: WAN, ..packet6() };
+    let by = |via_family, via| {
+        let mut world = world();
+        world.routes[1].4 = RouteEntry { via_family, via, ..world.routes[1].4 };
+        for addr in ["2001:db8::99", "2001:db8:ffff::1"] {
+            let key = NeighbourKey { ifindex: WAN, family: 6, addr: v6(addr) };
+            world.neighbours.insert(key, NeighbourEntry { mac: [2, 0, 0, 0, 9, 9], pad: [0; 2] });
+        }
+        world.told(back)
+    };
+    assert_eq!(by(6, v6("fe80::1")), Told::Pass(PassReason::IcmpRedirect));
+    assert_eq!(by(0, [0; 4]), Told::Pass(PassReason::IcmpRedirect));
+    assert_eq!(by(6, v6("2001:db8:ffff::1")), Told::Pass(PassReason::IcmpRedirect));
+    assert_eq!(by(6, v6("2001:db8::99")), Told::Redirect { oif: WAN, table: 111 });
+}
+
+#[test]
+fn marks_are_rewritten_in_order_the_first_of_each_statement() {
+    let set = |statement, mark, mark_mask, set_value, set_mask| MarkEntry {
+        flags: RULE_MARK,
+        family: 4,
+        statement,
+        mark,
+        mark_mask,
+        set_value,
+        set_mask,
+        ..zeroed()
+    };
+    let mut world = world();
+    world.marks = vec![
+        set(0, 0, 0, 0x10, 0xff),
+        set(0, 0, 0, 0x77, 0xff),
+        set(1, 0x10, 0xff, 0x2000, 0xff00),
+        MarkEntry { family: 6, ..set(2, 0, 0, 0, u32::MAX) },
+        MarkEntry { iif: WAN, ..set(3, 0, 0, 0, u32::MAX) },
+        MarkEntry { iif: LAN, ..set(4, 0x2010, u32::MAX, 0x4_0000, 0xf_0000) },
+        set(5, 0x2010, u32::MAX, 0, u32::MAX),
+    ];
+    world.config.marks = world.marks.len() as u32;
+    let outcome = world.decide(Packet { mark: 0x8000_0001, ..packet4() });
+    assert_eq!(outcome.decision.mark, 0x8000_2010, "a statement that looks at the whole mark sees the high bit");
+    let outcome = world.decide(Packet { mark: 1, ..packet4() });
+    assert_eq!((outcome.decision.mark, outcome.write_mark), (0x4_2010, 0x4_2010));
+    // Rules look at the mark as it is then.
+    let by_mark = RuleEntry { flags: RULE_MARK, mark: 0x4_2010, mark_mask: u32::MAX, ..rule(ACT_TABLE, 111) };
+    assert_eq!(
+        world.clone().rules(&[by_mark]).told(Packet { mark: 1, ..packet4() }),
+        Told::Redirect { oif: WAN, table: 111 }
+    );
+    world.config.marks = 1;
+    assert_eq!(world.decide(packet4()).decision.mark, 0x10, "no more than are in use");
+}
+
+#[test]
+fn action_mark_writes_its_own_bits_only() {
+    let mut world = world();
+    world.link_mut(LAN).may = MAY_MARK;
+    world.neighbours.clear();
+    world.marks = vec![MarkEntry { family: 4, set_value: 5, set_mask: 0xff, ..zeroed() }];
+    world.config.marks = 1;
+    let outcome = world.decide(Packet { mark: 0x7f00_0100, ..packet4() });
+    assert_eq!((outcome.write_mark, outcome.decision.mark), (0x0300_0100, 0x0300_0105));
+    assert_eq!((outcome.decision.oif, outcome.decision.table), (WAN, 111));
+    assert_eq!(Told::from(outcome), Told::Mark(0x0300_0100));
+
+    world.marks_in_use = vec![1, 0x105];
+    world.config.marks_in_use = 2;
+    assert_eq!(world.told(Packet { mark: 0x100, ..packet4() }), Told::Pass(PassReason::MarkInUse), "after [[mark]]");
+    assert_eq!(world.told(Packet { mark: 1, ..packet4() }), Told::Pass(PassReason::MarkInUse), "as received");
+    assert_eq!(world.told(Packet { mark: 2, ..packet4() }), Told::Mark(0x0300_0002));
+    world.config.marks_in_use = 1;
+    assert_eq!(world.told(Packet { mark: 0x100, ..packet4() }), Told::Mark(0x0300_0100));
+
+    world.link_mut(WAN).flags |= LINK_READS_MARK;
+    assert_eq!(world.told(packet4()), Told::Pass(PassReason::EgressInterface));
+    world.link_mut(WAN).flags &= !LINK_READS_MARK;
+    world.rules[0].mark_class = 0;
+    assert_eq!(world.told(packet4()), Told::Pass(PassReason::NothingToMark));
+    world.rules[0].mark_class = 0x0300_0000;
+    world.config.mark_bits = 0;
+    assert_eq!(world.told(packet4()), Told::Pass(PassReason::NothingToMark));
+}
+
+/// What a rule says of a packet, one selector after the other.
+fn matches(rule: &RuleEntry, packet: &Packet) -> bool {
+    let on = |flag| rule.flags & flag != 0;
+    let masked =
+        |addr: &AddrWords, value: &AddrWords, mask: &AddrWords| (0..4).all(|i| addr[i] & mask[i] == value[i] & mask[i]);
+    let all = (!on(RULE_MARK) || packet.mark & rule.mark_mask == rule.mark & rule.mark_mask)
+        && (!on(RULE_FROM) || masked(&packet.src, &rule.from, &rule.from_mask))
+        && (!on(RULE_TO) || masked(&packet.dst, &rule.to, &rule.to_mask))
+        && (!on(RULE_IPPROTO) || packet.ipproto == rule.ipproto)
+        && (!on(RULE_SPORT) || (rule.sport[0]..=rule.sport[1]).contains(&packet.sport))
+        && (!on(RULE_DPORT) || (rule.dport[0]..=rule.dport[1]).contains(&packet.dport))
+        && (!on(RULE_DSFIELD) || packet.dsfield & rule.dsfield_mask == rule.dsfield & rule.dsfield_mask);
+    all != on(RULE_NOT)
+}
+
+prop_compose! {
+    /// A rule whose values lie close to those of [`some_packet`]; what does not count is 0, as the layout demands.
+    fn some_rule()(
+        flags in 0u32..256,
+        (mark, mark_mask) in (0u32..4, 0u32..4),
+        from in 0u32..4, to in 0u32..4, (from_word, to_word) in (0usize..4, 0usize..4),
+        (from_mask, to_mask) in (0u32..4, 0u32..4),
+        sport in prop::array::uniform2(prop_oneof![0u16..4, 65533u16..]),
+        dport in prop::array::uniform2(prop_oneof![0u16..4, 65533u16..]),
+        ipproto in 0u8..3, (dsfield, dsfield_mask) in (0u8..4, 0u8..4),
+    ) -> RuleEntry {
+        let on = |flag: u32| u32::from(flags & flag != 0);
+        let at = |index: usize, value: u32| { let mut words = [0; 4]; words[index] = value; words };
+        RuleEntry {
+            flags,
+            action: ACT_PROHIBIT,
+            suppress_prefixlength: -1,
+            mark: mark * on(RULE_MARK), mark_mask: mark_mask * on(RULE_MARK),
+            from: at(from_word, from * on(RULE_FROM)), from_mask: at(from_word, from_mask * on(RULE_FROM)),
+            to: at(to_word, to * on(RULE_TO)), to_mask: at(to_word, to_mask * on(RULE_TO)),
+            sport, dport, ipproto,
+            dsfield, dsfield_mask: dsfield_mask * on(RULE_DSFIELD) as u8,
+            ..zeroed()
+        }
+    }
+}
+
+prop_compose! {
+    fn some_packet()(
+        mark in 0u32..4, src in prop::array::uniform4(0u32..4), dst in prop::array::uniform4(0u32..4),
+        sport in prop_oneof![0u16..4, 65533u16..], dport in prop_oneof![0u16..4, 65533u16..],
+        ipproto in 0u8..3, dsfield in 0u8..4,
+    ) -> Packet {
+        Packet { mark, src, dst, sport, dport, ipproto, dsfield, ..packet6() }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn a_rule_matches_as_its_selectors_say(rule in some_rule(), packet in some_packet()) {
+        let outcome = world().rules(&[rule]).decide(packet);
+        let matched = outcome.decision.verdict == Verdict::Prohibit as u8;
+        prop_assert_eq!(matched, matches(&rule, &packet));
+    }
+
+    #[test]
+    fn any_list_ends(
+        steps in prop::collection::vec((0u32..9, 0u32..12, any::<bool>()), 0..10),
+        packet in some_packet(),
+    ) {
+        let rules: Vec<RuleEntry> = steps
+            .iter()
+            .map(|&(action, target, not)| RuleEntry { flags: if not { RULE_NOT } else { 0 }, ..rule(action, target) })
+            .collect();
+        let outcome = world().rules(&rules).decide(packet);
+        prop_assert!(Action::from_u8(outcome.decision.action).is_some());
+        prop_assert!(PassReason::from_u8(outcome.decision.reason).is_some());
+        prop_assert!(Verdict::from_u8(outcome.decision.verdict).is_some());
+        prop_assert_ne!(outcome.decision.reason, PassReason::RuleLimit as u8);
+    }
+}
