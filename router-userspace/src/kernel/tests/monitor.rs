@@ -113,7 +113,7 @@ fn changes_elsewhere_are_not_told() {
     let (Some(namespace), Some(other)) = (namespace(), namespace()) else { return };
     let mut monitor = monitor(&namespace);
     netlink(&other).add_rule(&Rule::lookup(Family::Ipv4, 100, 5)).unwrap();
-    assert_eq!(all(&mut monitor), []);
+    assert!(!all(&mut monitor).contains(&Event::Rules(Family::Ipv4)));
 }
 
 #[test]
