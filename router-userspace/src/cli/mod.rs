@@ -1,6 +1,12 @@
 //! The command line: arguments here, one file per verb, rendering apart. The only place for `anyhow` and for exit statuses.
 
 mod args;
+mod lab;
+pub mod output;
+mod policy_file;
+mod render;
+mod run;
+mod status;
 
 pub use args::{Cli, Color, Command, Global};
 
@@ -45,4 +51,42 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(exit as u8)
     }
+}
+
+/// Carries a command out.
+pub fn dispatch(cli: Cli) -> Outcome {
+    log(&cli.global);
+    if let Some(name) = &cli.global.netns {
+        // Before anything else, while this is the only thread: a namespace belongs to a thread.
+        crate::kernel::netns::enter_named(name).map_err(|error| Failure::new(Exit::Usage, error))?;
+    }
+    let global = &cli.global;
+    match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Reload(args) => run::reload(global, args),
+        Command::Status => status::run(global),
+        Command::Lab(args) => lab::run(global, args),
+        other => anyhow::bail!("not part of this build: {other:?}"),
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` has the last word.
+fn log(global: &Global) {
+    use std::io::IsTerminal;
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (false, 0) => "info",
+        (false, 1) => "debug",
+        (false, _) => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("error,wayfork={level},router_ebpf={level}")));
+    let color = match global.color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+    };
+    let built = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
+    // A second subscriber in one process (tests) is refused; the first goes on.
+    drop(built.without_time().with_target(false).try_init());
 }

@@ -33,7 +33,7 @@ pub use monitor::Monitor;
 pub use netlink::Netlink;
 pub use netns::Netns;
 pub use rules::rule_matches_deletion;
-pub use survey::{ForeignPrograms, survey};
+pub use survey::{ForeignPrograms, remove_empty_clsact, survey};
 
 use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, Settings};
 use std::collections::BTreeMap;

@@ -59,3 +59,9 @@ fn unless_missing(watched: Result<()>) -> Result<()> {
         watched => watched,
     }
 }
+
+/// Removes the clsact qdisc that Wayfork made for its filter, unless others hung theirs on it meanwhile; true where it is
+/// removed.
+pub fn remove_empty_clsact(ifindex: u32) -> super::Result<bool> {
+    tc::remove_empty_clsact(ifindex)
+}

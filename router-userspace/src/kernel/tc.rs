@@ -2,7 +2,7 @@
 
 use super::Result;
 use super::attributes::{Decode, Malformed};
-use super::socket::Socket;
+use super::socket::{Request, Socket};
 use super::wire::{Attrs, Found};
 use crate::safety::Filter;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -75,7 +75,36 @@ pub(super) fn filters() -> Result<BTreeMap<u32, Vec<Filter>>> {
     Ok(found)
 }
 
-/// Asks for a list. `struct tcmsg`: family, two paddings, interface, handle, parent, info.
+/// Removes the clsact qdisc of an interface unless a filter hangs on it; true where it was removed.
+pub(super) fn remove_empty_clsact(ifindex: u32) -> Result<bool> {
+    let mut socket = Socket::open(NETLINK_ROUTE)?;
+    for side in [SIDE_INGRESS, SIDE_EGRESS] {
+        let filters = dump(&mut socket, libc::RTM_GETTFILTER, ifindex, side, |_| Ok(Some(())));
+        if !or_gone(filters)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    // TC_H_CLSACT as the parent, no handle: the one that is there.
+    let what = format!("remove the clsact qdisc of interface {ifindex}");
+    let request = Request::new(what, libc::RTM_DELQDISC, 0, &Attrs::after(&header(ifindex, CLSACT | 0xfff1)));
+    match socket.request(request) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.errno(), libc::ENODEV | libc::EINVAL | libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// `struct tcmsg`: family, two paddings, interface, handle, parent, info.
+fn header(ifindex: u32, parent: u32) -> Vec<u8> {
+    let mut header = vec![0; 4];
+    for field in [ifindex, 0, parent, 0] {
+        header.extend_from_slice(&field.to_ne_bytes());
+    }
+    debug_assert_eq!(header.len(), TCMSG);
+    header
+}
+
+/// Asks for a list.
 fn dump<T>(
     socket: &mut Socket,
     kind: u16,
@@ -83,12 +112,8 @@ fn dump<T>(
     parent: u32,
     read: impl Fn(&[u8]) -> Decode<Option<T>>,
 ) -> Result<Vec<T>> {
-    let mut header = vec![0; 4];
-    for field in [ifindex, 0, parent, 0] {
-        header.extend_from_slice(&field.to_ne_bytes());
-    }
-    debug_assert_eq!(header.len(), TCMSG);
-    socket.dump(WHAT, kind, &Attrs::after(&header), |body| read(body).map_err(|malformed| malformed.during(WHAT)))
+    let question = Attrs::after(&header(ifindex, parent));
+    socket.dump(WHAT, kind, &question, |body| read(body).map_err(|malformed| malformed.during(WHAT)))
 }
 
 /// A qdisc or a device may be gone by the time it is asked about.

@@ -1,0 +1,50 @@
+//! Standard output and error, for people and for scripts.
+
+use super::{Color, Exit, Failure, Global};
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+
+/// Writes a text to standard output. A reader that went away ends the program quietly: see [`ended_quietly`].
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes one JSON document and a line end to standard output.
+pub fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string(document)?;
+    text.push('\n');
+    Ok(print(&text)?)
+}
+
+/// Whether an error is only that the reader of our output has gone.
+pub fn ended_quietly(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// Whether standard output gets colours.
+pub fn colored(global: &Global) -> bool {
+    match global.color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => !global.json && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+    }
+}
+
+/// Says how a command failed, as text on standard error or as JSON on standard output, and with which status it ends.
+pub fn failed(json: bool, error: &anyhow::Error) -> Exit {
+    let exit =
+        error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Cannot, |failure| failure.exit);
+    let message = format!("{error:#}");
+    let written = if json {
+        print_json(&serde_json::json!({ "schema": 1, "error": { "message": message, "exit": exit as u8 } }))
+    } else {
+        writeln!(io::stderr().lock(), "wayfork: {message}").map_err(Into::into)
+    };
+    // Where not even the error can be written, the status is all that is left to say.
+    drop(written);
+    exit
+}

@@ -1,0 +1,58 @@
+//! `wayfork run` and `wayfork reload`.
+
+use super::args::{FileArg, ModeArg, RunArgs};
+use super::{Exit, Failure, Global, Outcome, output, policy_file};
+use crate::policy::Mode;
+use crate::router::control::{self, Request, Response};
+use crate::router::{Options, RouterError};
+use std::io::Write;
+use std::path::Path;
+
+/// Routes by the policy until a signal ends it.
+pub fn run(args: &RunArgs) -> Outcome {
+    let path = args.file.path();
+    let policy = policy_file::load(path)?;
+    let file = match path {
+        Some(path) if path != Path::new("-") => Some(std::path::absolute(path)?),
+        _ => None,
+    };
+    let mode = args.mode.map(|mode| match mode {
+        ModeArg::Auto => Mode::Auto,
+        ModeArg::Ebpf => Mode::Ebpf,
+        ModeArg::Netlink => Mode::Netlink,
+    });
+    let options = Options { file, policy, mode, keep: args.keep };
+    crate::router::run(options, || {
+        // Scripts wait for this line, whatever the log level is. Standard error may be closed; routing goes on all the same.
+        drop(writeln!(std::io::stderr(), "wayfork: ready"));
+    })
+    .map_err(failure)?;
+    Ok(Exit::Done)
+}
+
+/// Gives the running router a new policy.
+pub fn reload(global: &Global, args: &FileArg) -> Outcome {
+    let policy = match args.path() {
+        // Checked here first: messages for people come from the file at hand.
+        Some(path) => Some(policy_file::text(path)?),
+        None => None,
+    };
+    match control::ask(&Request::Reload { policy }).map_err(|error| Failure::new(Exit::No, error))? {
+        Response::Done(document) if global.json => output::print_json(&document)?,
+        Response::Done(_) => {}
+        Response::Failed { exit, message } => {
+            let exit =
+                [Exit::No, Exit::Usage, Exit::Cannot, Exit::Undone].into_iter().find(|known| *known as u8 == exit);
+            return Err(Failure::new(exit.unwrap_or(Exit::Cannot), anyhow::anyhow!("reload refused: {message}")).into());
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn failure(error: RouterError) -> anyhow::Error {
+    let exit = match error.exit() {
+        4 => Exit::Undone,
+        _ => Exit::Cannot,
+    };
+    Failure::new(exit, error).into()
+}

@@ -1,0 +1,436 @@
+//! What is installed, and how it is kept true: one reading of the kernel, one judgement, one mirror, one generation.
+
+use super::counters::Counters;
+use super::{Options, RouterError};
+use crate::compile::{self, CounterSlots, Generation, Input};
+use crate::fastpath::{Capacity, FastPath};
+use crate::kernel::{Event, ForeignPrograms, Kernel, Netlink, remove_empty_clsact, survey};
+use crate::mirror;
+use crate::model::{Family, Host};
+use crate::policy::{Mode, Policy};
+use crate::safety::{self, Facts, Judgement, May, Wanted};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the program may decide after the loader was last seen alive. A dead loader's decisions end within 2 seconds.
+const LEASE: Duration = Duration::from_millis(1500);
+/// How often what nobody announces is surveyed again: legacy tables, hooks, foreign TC programs.
+const SURVEY_EVERY: Duration = Duration::from_secs(1);
+
+/// The running router, without its loop.
+pub(super) struct Engine {
+    pub(super) kernel: Netlink,
+    pub(super) policy: Policy,
+    file: Option<PathBuf>,
+    forced_mode: Option<Mode>,
+    pub(super) fast: Option<FastPath>,
+    pub(super) why_off: Option<String>,
+    pub(super) host: Host,
+    facts: Facts,
+    pub(super) judgement: Judgement,
+    pub(super) generation: Generation,
+    slots: CounterSlots,
+    pub(super) counters: Counters,
+    pub(super) waiting: Vec<mirror::Waiting>,
+    /// Interfaces with the program.
+    pub(super) attached: BTreeSet<u32>,
+    pub(super) updates: u64,
+    pub(super) active: bool,
+    pub(super) since: Instant,
+    surveyed: Instant,
+    /// The last attempt failed; every tick tries again.
+    behind: bool,
+}
+
+impl Engine {
+    /// Opens the kernel; installs nothing.
+    pub fn open(options: Options) -> Result<Self, RouterError> {
+        let now = Instant::now();
+        Ok(Engine {
+            kernel: Netlink::open()?,
+            policy: options.policy,
+            file: options.file,
+            forced_mode: options.mode,
+            fast: None,
+            why_off: None,
+            host: Host::default(),
+            facts: Facts::default(),
+            judgement: Judgement::default(),
+            generation: Generation::default(),
+            slots: CounterSlots::default(),
+            counters: Counters::default(),
+            waiting: Vec::new(),
+            attached: BTreeSet::new(),
+            updates: 0,
+            active: false,
+            since: now,
+            surveyed: now,
+            behind: false,
+        })
+    }
+
+    /// The policy file, to be read again.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    pub(super) fn mode(&self, policy: &Policy) -> Mode {
+        self.forced_mode.unwrap_or(policy.router.mode)
+    }
+
+    /// Puts right what an earlier run left, installs the mirror, loads and attaches the fast path.
+    pub fn start(&mut self) -> Result<(), RouterError> {
+        let policy = self.policy.clone();
+        self.update(&policy)?;
+        self.since = Instant::now();
+        Ok(())
+    }
+
+    /// Takes everything back: first what decides, then what the stack needs.
+    pub fn stop(mut self, keep: bool) -> Result<(), RouterError> {
+        self.drop_fast_path();
+        if !keep {
+            mirror::remove_all(&mut self.kernel, &mut progress())?;
+        }
+        Ok(())
+    }
+
+    /// Something changed in the kernel.
+    pub fn follow(&mut self, events: &[Event]) {
+        let mut again = false;
+        for event in events {
+            match event {
+                Event::Neighbour(neighbour) => {
+                    let key = compile::neighbour_key(neighbour.index, neighbour.addr);
+                    self.set_neighbour(key, compile::neighbour(neighbour).map(|(_, entry)| entry));
+                }
+                Event::NeighbourGone(index, addr) => self.set_neighbour(compile::neighbour_key(*index, *addr), None),
+                Event::Overrun => {
+                    tracing::warn!("the kernel's announcements overran: everything passes until all is read again");
+                    again = true;
+                }
+                _ => again = true,
+            }
+        }
+        if again {
+            self.resync();
+        }
+    }
+
+    /// What nobody announces, and the lease.
+    pub fn tick(&mut self) {
+        if self.behind {
+            self.resync();
+        }
+        if let Some(fast) = &mut self.fast {
+            fast.poll_log();
+        }
+        let changed = self.unannounced();
+        match changed {
+            Ok(false) => {}
+            Ok(true) => self.resync(),
+            Err(error) => {
+                tracing::warn!("{error}");
+                self.suspend();
+                self.behind = true;
+            }
+        }
+        self.renew_lease();
+    }
+
+    /// Reads again what may have changed without an announcement; true where it has.
+    fn unannounced(&mut self) -> Result<bool, RouterError> {
+        let Some(fast) = &mut self.fast else { return Ok(false) };
+        if self.kernel.settings()? != self.host.settings || self.kernel.links()? != self.host.links {
+            return Ok(true);
+        }
+        let fresh: BTreeMap<_, _> = self.kernel.neighbours()?.iter().filter_map(compile::neighbour).collect();
+        if fresh != self.generation.neighbours {
+            let gone: Vec<_> =
+                self.generation.neighbours.keys().filter(|key| !fresh.contains_key(key)).copied().collect();
+            for key in gone {
+                self.set_neighbour(key, None);
+            }
+            for (key, entry) in fresh {
+                self.set_neighbour(key, Some(entry));
+            }
+            return Ok(false);
+        }
+        if self.surveyed.elapsed() >= SURVEY_EVERY {
+            self.surveyed = Instant::now();
+            let facts = facts(fast, &self.host);
+            return Ok(facts != self.facts);
+        }
+        Ok(false)
+    }
+
+    fn set_neighbour(
+        &mut self,
+        key: router_common::layout::NeighbourKey,
+        entry: Option<router_common::layout::NeighbourEntry>,
+    ) {
+        if self.generation.neighbours.get(&key) == entry.as_ref() {
+            return;
+        }
+        match entry {
+            Some(entry) => self.generation.neighbours.insert(key, entry),
+            None => self.generation.neighbours.remove(&key),
+        };
+        if let Some(fast) = &mut self.fast
+            && let Err(error) = fast.set_neighbour(key, entry)
+        {
+            tracing::warn!("{error}");
+            self.suspend();
+            self.behind = true;
+        }
+    }
+
+    fn renew_lease(&mut self) {
+        if let Some(fast) = &mut self.fast
+            && let Err(error) = fast.renew_lease(LEASE)
+        {
+            tracing::warn!("{error}: the program stops deciding");
+        }
+    }
+
+    /// Every packet is the stack's from here on, until the next generation.
+    fn suspend(&mut self) {
+        self.active = false;
+        if let Some(fast) = &mut self.fast
+            && let Err(error) = fast.suspend()
+        {
+            // It could not be told to pass. Taking it away does the same.
+            tracing::error!("{error}: the fast path is taken off");
+            self.fast = None;
+            self.attached.clear();
+        }
+    }
+
+    /// Brings both paths up to date after a change; keeps the fast path out of it where that fails.
+    fn resync(&mut self) {
+        let policy = self.policy.clone();
+        match self.update(&policy) {
+            Ok(()) => self.behind = false,
+            Err(error) => {
+                if !self.behind {
+                    tracing::error!("{error}; the stack alone decides until that is mended");
+                }
+                self.suspend();
+                self.behind = true;
+            }
+        }
+    }
+
+    /// The new policy, whole or not at all.
+    pub fn reload(&mut self, policy: Policy, file: Option<PathBuf>) -> Result<(), RouterError> {
+        match self.update(&policy) {
+            Ok(()) => {
+                self.policy = policy;
+                if file.is_some() {
+                    self.file = file;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.resync();
+                Err(error)
+            }
+        }
+    }
+
+    /// One pass: suspend, read, judge, mirror, compile, write, activate.
+    fn update(&mut self, policy: &Policy) -> Result<(), RouterError> {
+        self.suspend();
+        let mode = self.mode(policy);
+        self.host = self.kernel.host()?;
+        if mode == Mode::Netlink {
+            self.drop_fast_path();
+        } else if self.fast.is_none() {
+            self.load(mode)?;
+        }
+        self.judgement = self.judge(policy);
+        let desired = mirror::desired(policy, &self.host, &mark_classes(&self.judgement));
+        desired.check()?;
+        let changes = mirror::diff(&desired, &self.host, self.kernel.mark_chain()?);
+        if !changes.is_empty() {
+            // The policy in force, whose marks are installed: a failure puts them back.
+            let changes = changes.with_installed_marks(&self.policy.mark_rules());
+            mirror::apply(&mut self.kernel, &changes, &mut progress())?;
+            self.host = self.kernel.host()?;
+        }
+        self.waiting = desired.waiting;
+        if self.fast.is_some() {
+            self.activate(mode, policy)?;
+        }
+        Ok(())
+    }
+
+    /// What the guard allows, once the file's rules are there.
+    fn judge(&mut self, policy: &Policy) -> Judgement {
+        let Some(fast) = &mut self.fast else { return Judgement::default() };
+        self.facts = facts(fast, &self.host);
+        self.surveyed = Instant::now();
+        let mut host = self.host.clone();
+        host.rules.extend(policy.rpdb().cloned());
+        safety::judge(&host, &self.facts, &Wanted { settings: &policy.router, marks: &policy.mark_rules() })
+    }
+
+    /// Loads the program, where the host can.
+    fn load(&mut self, mode: Mode) -> Result<(), RouterError> {
+        let links: Vec<u32> = self.host.links.keys().copied().collect();
+        let loaded = FastPath::remove_leftovers(&links).and_then(|cleaned| {
+            for ifindex in cleaned {
+                tracing::info!("removed the filter that an earlier run left on {}", self.host.link_name(ifindex));
+            }
+            FastPath::load(Capacity::of(&self.generation))
+        });
+        match loaded {
+            Ok(fast) => {
+                self.fast = Some(fast);
+                self.why_off = None;
+                Ok(())
+            }
+            Err(error) if mode == Mode::Ebpf => Err(RouterError::NoFastPath(error.to_string())),
+            Err(error) => {
+                let why = error.to_string();
+                if self.why_off.as_ref() != Some(&why) {
+                    tracing::warn!("no fast path, the stack alone carries the traffic: {why}");
+                    self.why_off = Some(why);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the program off every interface.
+    fn drop_fast_path(&mut self) {
+        self.suspend();
+        let Some(mut fast) = self.fast.take() else { return };
+        for ifindex in std::mem::take(&mut self.attached) {
+            if let Err(error) = detach(&mut fast, ifindex) {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    /// Compiles, attaches where the guard has interfaces, writes and activates.
+    fn activate(&mut self, mode: Mode, policy: &Policy) -> Result<(), RouterError> {
+        let input = Input {
+            may: self.judgement.interfaces.iter().map(|(index, judged)| (*index, judged.may.number())).collect(),
+            marks: policy.mark_rules(),
+            mark_bits: self.judgement.mark_bits.unwrap_or(0),
+            mark_classes: self.judgement.mark_classes.clone(),
+            marks_in_use: self.judgement.marks_in_use.clone(),
+        };
+        let generation = match compile::compile(&self.host, &input, &mut self.slots) {
+            Ok(generation) => generation,
+            Err(error) => return self.give_up(mode, error.to_string()),
+        };
+        if mode == Mode::Ebpf && self.updates == 0 {
+            self.demand_fast_path()?;
+        }
+        let Some(fast) = &mut self.fast else { return Ok(()) };
+        if fast.fits(&generation) {
+            self.counters.assign(&generation.counters, &fast.rule_counters()?);
+        } else {
+            // Larger maps are other maps, and so another program. The old one passes everything meanwhile.
+            let larger = FastPath::load(Capacity::of(&generation))?;
+            self.counters.carry_over(&fast.rule_counters()?);
+            self.counters.reassign(&generation.counters);
+            for ifindex in std::mem::take(&mut self.attached) {
+                detach(fast, ifindex)?;
+            }
+            *fast = larger;
+        }
+        // Where every packet passes anyway, the program would only cost time.
+        let wanted: BTreeSet<u32> =
+            input.may.iter().filter(|(_, may)| **may != May::Pass.number()).map(|(index, _)| *index).collect();
+        for ifindex in self.attached.difference(&wanted) {
+            detach(fast, *ifindex)?;
+        }
+        self.attached.retain(|index| wanted.contains(index));
+        for ifindex in wanted {
+            fast.attach(ifindex)?;
+            self.attached.insert(ifindex);
+        }
+        fast.apply(&generation)?;
+        fast.renew_lease(LEASE)?;
+        self.generation = generation;
+        self.updates += 1;
+        self.active = true;
+        Ok(())
+    }
+
+    /// The fast path cannot hold what is there.
+    fn give_up(&mut self, mode: Mode, why: String) -> Result<(), RouterError> {
+        self.drop_fast_path();
+        if mode == Mode::Ebpf {
+            return Err(RouterError::NoFastPath(why));
+        }
+        tracing::warn!("no fast path, the stack alone carries the traffic: {why}");
+        self.why_off = Some(why);
+        Ok(())
+    }
+
+    /// In mode `ebpf` at least one interface must get more than pass, unless none is there yet.
+    fn demand_fast_path(&self) -> Result<(), RouterError> {
+        let interfaces = &self.judgement.interfaces;
+        if interfaces.is_empty() || interfaces.values().any(|judged| judged.may != May::Pass) {
+            return Ok(());
+        }
+        let reasons =
+            interfaces.iter().map(|(index, judged)| format!("{}: {}", self.host.link_name(*index), judged.why));
+        Err(RouterError::NoFastPath(format!(
+            "no interface may be taken off the stack; use mode auto to leave them to it. {}",
+            reasons.collect::<Vec<_>>().join("; ")
+        )))
+    }
+}
+
+/// The rules that the mirror holds for the marks of the fast path.
+fn mark_classes(judgement: &Judgement) -> Vec<mirror::MarkClass> {
+    let mask = judgement.mark_bits.unwrap_or(0);
+    let both = Family::BOTH.into_iter();
+    both.flat_map(|family| {
+        let classes = judgement.mark_classes.iter();
+        classes.map(move |(table, value)| mirror::MarkClass { family, table: *table, value: *value, mask })
+    })
+    .collect()
+}
+
+/// Says how far a long change is, every second or so.
+fn progress() -> impl FnMut(mirror::Progress) -> ControlFlow<()> {
+    let mut said = Instant::now();
+    move |progress| {
+        if said.elapsed() >= Duration::from_secs(1) {
+            said = Instant::now();
+            tracing::info!("{} of {} rules and routes", progress.done, progress.total);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Everything on this host that could act on a packet.
+fn facts(fast: &mut FastPath, host: &Host) -> Facts {
+    let mut programs = ForeignPrograms::default();
+    for link in host.links.values() {
+        match fast.foreign_programs(link.index) {
+            Ok(found) if found.is_empty() => {}
+            Ok(found) => {
+                programs.tcx.insert(link.index, found.into_iter().map(|program| program.name).collect());
+            }
+            Err(error) => programs.doubts.push(format!("TC programs of {}: {error}", link.name)),
+        }
+    }
+    survey(programs)
+}
+
+/// Takes the program off an interface, and the qdisc with it that was made for it.
+fn detach(fast: &mut FastPath, ifindex: u32) -> Result<(), RouterError> {
+    if fast.detach(ifindex)? {
+        remove_empty_clsact(ifindex)?;
+    }
+    Ok(())
+}

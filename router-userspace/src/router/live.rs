@@ -1,0 +1,53 @@
+//! `explain` through the running router: the live maps answer.
+
+use super::control::Response;
+use super::engine::Engine;
+use crate::fastpath::{Context, FastPath};
+use crate::model::{Host, Link};
+use crate::proof::{Decider, DeciderError, Fast, FastSide, Packet, Question, explain};
+
+/// The loaded program with the maps of the generation in force.
+struct Live<'a> {
+    fast: &'a mut FastPath,
+    counters: &'a [Option<String>],
+}
+
+impl Decider for Live<'_> {
+    fn decide(&mut self, packet: &Packet, link: &Link) -> Result<Fast, DeciderError> {
+        let context = Context { ifindex: link.index, mark: packet.mark, ..Context::default() };
+        let decision = self.fast.probe_frame(&packet.frame(link), context);
+        Fast::new(&decision.map_err(|error| DeciderError(error.to_string()))?, self.counters)
+    }
+
+    fn refresh(&mut self, _: &Host) -> Result<(), DeciderError> {
+        Ok(()) // The loop brings it up to date.
+    }
+}
+
+impl Engine {
+    /// Decides one packet with the live maps and the kernel as it is.
+    pub fn explain(&mut self, question: &Question) -> Response {
+        let host = match crate::kernel::Kernel::host(&mut self.kernel) {
+            Ok(host) => host,
+            Err(error) => return Response::Failed { exit: 3, message: error.to_string() },
+        };
+        let mut live;
+        let side = match &mut self.fast {
+            Some(fast) => {
+                live = Live { fast, counters: &self.generation.counters };
+                FastSide::Program(&mut live)
+            }
+            None => FastSide::None(self.why_off.clone().unwrap_or_else(|| "mode netlink: no program is loaded".into())),
+        };
+        match explain(question, &host, Some(&self.policy), &mut self.kernel, side) {
+            Ok(explanation) => match serde_json::to_value(explanation) {
+                Ok(document) => Response::Done(document),
+                Err(error) => Response::Failed { exit: 3, message: error.to_string() },
+            },
+            Err(error @ crate::proof::ExplainError::Question(_)) => {
+                Response::Failed { exit: 2, message: error.to_string() }
+            }
+            Err(error) => Response::Failed { exit: 3, message: error.to_string() },
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The running loop: events of the kernel, signals, the control socket and the clock, one at a time.
+
+use super::control::{self, Request, Response};
+use super::engine::Engine;
+use super::{Options, RouterError, server};
+use crate::kernel::{Event, Monitor};
+use crate::policy::{self, TableNames};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// How often the lease is renewed and what nobody announces is read again (settings, legacy tables, stale neighbours).
+const TICK: Duration = Duration::from_millis(500);
+
+/// Routes by the policy until SIGINT or SIGTERM; returns when everything is taken back.
+///
+/// `ready` is called when traffic is decided by the policy.
+pub fn run(options: Options, ready: impl FnOnce()) -> Result<(), RouterError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RouterError::Start)?;
+    runtime.block_on(route(options, ready))
+}
+
+async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError> {
+    let listener = control::listen()?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(RouterError::Start)?;
+    // From here on a signal ends the loop, not the process: what is installed is taken back.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RouterError::Start)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(RouterError::Start)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(RouterError::Start)?;
+
+    // The monitor is opened before the first reading, so that nothing that happens in between is missed.
+    let monitor = Monitor::open()?;
+    // SAFETY: the monitor owns its descriptor, always names the same one, and keeps it open as long as it lives.
+    let mut monitor = unsafe { AsyncFd::register_with_interest(monitor, tokio::io::Interest::READABLE) }
+        .map_err(|error| RouterError::Start(error.into()))?;
+
+    let keep = options.keep;
+    let mut engine = Engine::open(options)?;
+    if let Err(error) = engine.start() {
+        engine.stop(false)?;
+        return Err(error);
+    }
+    ready();
+
+    let (sender, mut calls) = mpsc::channel(16);
+    tokio::spawn(server::serve(listener, sender));
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            changed = monitor.readable_mut() => {
+                let mut changed = changed.map_err(RouterError::Start)?;
+                changed.clear_ready();
+                match changed.get_inner_mut().next_events() {
+                    Ok(events) => engine.follow(&events),
+                    Err(error) => {
+                        tracing::warn!("{error}");
+                        engine.follow(&[Event::Overrun]);
+                    }
+                }
+            }
+            _ = tick.tick() => engine.tick(),
+            _ = hangup.recv() => {
+                if let Response::Failed { message, .. } = reload(&mut engine, None) {
+                    tracing::error!("reload: {message}; the old policy stays");
+                }
+            }
+            Some((request, answer)) = calls.recv() => {
+                let response = handle(&mut engine, request);
+                if answer.send(response).is_err() {
+                    tracing::debug!("the client did not wait for its answer");
+                }
+            }
+        }
+    }
+    engine.stop(keep)
+}
+
+fn handle(engine: &mut Engine, request: Request) -> Response {
+    match request {
+        Request::Status => match serde_json::to_value(engine.status()) {
+            Ok(document) => Response::Done(document),
+            Err(error) => Response::Failed { exit: 3, message: error.to_string() },
+        },
+        Request::Reload { policy } => reload(engine, policy),
+        Request::Explain { question } => engine.explain(&question),
+    }
+}
+
+/// Takes a new policy, or the own file again.
+fn reload(engine: &mut Engine, policy: Option<(PathBuf, String)>) -> Response {
+    let loaded = match (&policy, engine.file()) {
+        (Some((path, text)), _) => policy::parse(&path.display().to_string(), text, &TableNames::of_host()),
+        (None, Some(path)) => policy::load(path, &TableNames::of_host()),
+        (None, None) => return refused(2, "the router has no file to read again; name one: wayfork reload FILE"),
+    };
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(rejected) => return refused(2, &rejected.to_string()),
+    };
+    match engine.reload(loaded.policy, policy.map(|(path, _)| path)) {
+        Ok(()) => {
+            tracing::info!("reloaded");
+            Response::Done(serde_json::json!({ "schema": 1, "reloaded": true }))
+        }
+        Err(error) => Response::Failed { exit: error.exit(), message: error.to_string() },
+    }
+}
+
+fn refused(exit: u8, message: &str) -> Response {
+    Response::Failed { exit, message: message.to_owned() }
+}

@@ -1,0 +1,60 @@
+//! The router's end of the control socket: reads requests, hands them to the loop one at a time, writes the answers.
+
+use super::control::{MAX_REQUEST, Request, Response};
+use std::io;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+/// A request and where its answer goes.
+pub(super) type Call = (Request, oneshot::Sender<Response>);
+
+/// Accepts clients until the loop is gone.
+pub(super) async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let calls = calls.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = client(stream, calls).await {
+                        tracing::debug!("control socket: {error}");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!("control socket: {error}");
+                // Out of descriptors, most likely: trying again at once would spin.
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn client(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+    let uid = stream.peer_cred()?.uid();
+    if uid != 0 {
+        tracing::warn!("control socket: user {uid} is not root, not answered");
+        return Ok(());
+    }
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(reader.take(MAX_REQUEST as u64)).read_line(&mut line).await?;
+    if line.is_empty() {
+        return Ok(()); // Somebody asked only who is here.
+    }
+    let response = match serde_json::from_str(&line) {
+        Ok(request) => {
+            let (sender, receiver) = oneshot::channel();
+            let gone = || Response::Failed { exit: 3, message: "the router is ending".into() };
+            match calls.send((request, sender)).await {
+                Ok(()) => receiver.await.unwrap_or_else(|_| gone()),
+                Err(_) => gone(),
+            }
+        }
+        Err(error) => Response::Failed { exit: 2, message: format!("not a request: {error}") },
+    };
+    let mut answer = serde_json::to_vec(&response)?;
+    answer.push(b'\n');
+    writer.write_all(&answer).await?;
+    writer.shutdown().await
+}
