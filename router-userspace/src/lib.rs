@@ -8,6 +8,7 @@ pub mod compile;
 pub mod fastpath;
 pub mod kernel;
 pub mod lab;
+pub mod mirror;
 pub mod model;
 pub mod policy;
 pub mod proof;
