@@ -3,7 +3,8 @@
 //!
 //! Added from the lowest priority number up, the new rules that are there already always begin the new list; deleted from the
 //! highest down, the old ones still there always begin the old list. The first rule that decides is then either the one of the
-//! new list or the one of the old. (Jumps over rules that change in the same go can make an exception for a moment.)
+//! new list or the one of the old. There are two exceptions, each for a moment: jumps over rules that change in the same go, and
+//! rules of one priority that the kernel's deletion takes for each other ([`super::twins`]).
 //!
 //! The kernel finds the place of a rule by walking the list from its head (`fib_newrule`, `rule_find` in net/core/fib_rules.c),
 //! so that going up takes time by the square of the length: 100,000 rules take minutes. A long run of new priorities is

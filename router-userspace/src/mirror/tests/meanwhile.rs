@@ -7,7 +7,7 @@ use proptest::prelude::*;
 /// A packet: where it came in, and its mark.
 type Packet = (&'static str, u32);
 
-const PACKETS: [Packet; 6] = [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("c", 1)];
+const PACKETS: [Packet; 9] = [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2), ("c", 2)];
 
 /// What a packet meets: the action of the rule that decides. Table 113 has no routes.
 fn decide(rules: &[Rule], (iif, mark): Packet) -> Option<RuleAction> {
@@ -62,16 +62,16 @@ fn watch(foreign: Vec<Rule>, before: Vec<Rule>, after: Vec<Rule>, limits: Limits
 }
 
 prop_compose! {
-    /// A rule that names an interface, so that no request for one hits another.
+    /// A rule that names an interface and a mark that is not 0, so that no request for one hits another.
     fn plain(protocol: u8)(
         priority in 1u32..9,
         iif in prop_oneof![Just("a"), Just("b"), Just("c")],
         table in 111u32..114,
-        mark in 0u32..2,
+        mark in 1u32..3,
     ) -> Rule {
         let mut rule = Rule { protocol, ..Rule::lookup(Family::Ipv4, priority, table) };
         rule.selectors.iif = Some(iif.to_owned());
-        rule.selectors.fwmark = Some((mark, 1));
+        rule.selectors.fwmark = Some((mark, 3));
         rule
     }
 }
