@@ -1,0 +1,238 @@
+//! What the kernel is to hold for a policy on a host.
+
+use super::diff::mark_digest;
+use super::resolve::{Resolver, Waiting};
+use super::routes::same_route;
+use super::text::Words;
+use crate::model::{Family, Host, MarkRule, OWN_PROTOCOL, Route, RouteKind, Rule, protocol_name};
+use crate::policy::Policy;
+use std::collections::HashSet;
+use std::fmt;
+
+/// Who asked for something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The file, here.
+    File {
+        /// The rule's name.
+        name: Option<String>,
+        /// `policy.toml:12`.
+        at: String,
+    },
+    /// The last resort of a strict table, which the file declares here.
+    Strict {
+        /// `policy.toml:12`.
+        at: String,
+    },
+    /// The fast path's action `mark`: packets that carry this class are looked up in its table at once.
+    MarkClass,
+}
+
+impl Origin {
+    /// Where the file says so.
+    pub fn at(&self) -> Option<&str> {
+        match self {
+            Origin::File { at, .. } | Origin::Strict { at } => Some(at),
+            Origin::MarkClass => None,
+        }
+    }
+
+    /// The name that the file gives it, else what it is for where that does not show.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Origin::File { name, .. } => name.as_deref(),
+            Origin::Strict { .. } => Some("strict"),
+            Origin::MarkClass => Some("fast path's marks"),
+        }
+    }
+}
+
+/// Something the kernel is to hold, and who asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted<T> {
+    /// What.
+    pub item: T,
+    /// Who.
+    pub origin: Origin,
+}
+
+/// One value of the mark bits that the fast path writes, and what it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MarkClass {
+    /// The family.
+    pub family: Family,
+    /// The table that decides.
+    pub table: u32,
+    /// The value, within `mask`, never 0.
+    pub value: u32,
+    /// The bits that are Wayfork's.
+    pub mask: u32,
+}
+
+/// A route that cannot be installed because its place is taken. The kernel keeps one route for each prefix and metric of a
+/// table.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{wanted} ({at}): {holder}; give the route another metric")]
+pub struct Conflict {
+    /// The route of the file.
+    pub wanted: String,
+    /// Where it is.
+    pub at: String,
+    /// What has its place.
+    pub holder: String,
+}
+
+/// All of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Conflicts(pub Vec<Conflict>);
+
+impl fmt::Display for Conflicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, conflict) in self.0.iter().enumerate() {
+            write!(f, "{}{conflict}", if index > 0 { "\n" } else { "" })?
+        }
+        Ok(())
+    }
+}
+
+/// What the kernel is to hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// Rules in the kernel's order, IPv4 first; without those that another owner has.
+    pub rules: Vec<Wanted<Rule>>,
+    /// Routes, without those that another owner has and those that wait.
+    pub routes: Vec<Wanted<Route>>,
+    /// The alternatives of all `[[mark]]`, in order.
+    pub marks: Vec<MarkRule>,
+    /// Where each of them is in the file.
+    pub marks_at: Vec<String>,
+    /// What tells these marks from others.
+    pub digest: u64,
+    /// What cannot be installed yet.
+    pub waiting: Vec<Waiting>,
+    /// Rules of the file that another owner has already, with its protocol number.
+    pub left_rules: Vec<(Wanted<Rule>, u8)>,
+    /// Routes of the file that another owner has already, with its protocol number.
+    pub left_routes: Vec<(Wanted<Route>, u8)>,
+    /// What cannot be installed at all.
+    pub conflicts: Vec<Conflict>,
+}
+
+impl Desired {
+    /// Refuses where something cannot be installed.
+    pub fn check(&self) -> Result<(), Conflicts> {
+        if self.conflicts.is_empty() { Ok(()) } else { Err(Conflicts(self.conflicts.clone())) }
+    }
+}
+
+/// What the kernel is to hold for `policy` on `host`, with an early rule for each of `classes`.
+pub fn desired(policy: &Policy, host: &Host, classes: &[MarkClass]) -> Desired {
+    let mut desired = Desired {
+        marks: policy.mark_rules(),
+        marks_at: policy.marks.iter().map(|mark| mark.at.clone()).collect(),
+        ..Desired::default()
+    };
+    desired.digest = mark_digest(&desired.marks);
+    want_rules(policy, host, classes, &mut desired);
+    want_routes(policy, host, &mut desired);
+    desired
+}
+
+fn want_rules(policy: &Policy, host: &Host, classes: &[MarkClass], desired: &mut Desired) {
+    let ownerless = |rule: &Rule| Rule { protocol: 0, ..rule.clone() };
+    let foreign = host.rules.iter().filter(|rule| rule.protocol != OWN_PROTOCOL);
+    let foreign: std::collections::HashMap<Rule, u8> = foreign.map(|rule| (ownerless(rule), rule.protocol)).collect();
+    let mut seen = HashSet::new();
+    let early = classes.iter().map(|class| {
+        let mut rule = Rule::lookup(class.family, 0, class.table);
+        rule.selectors.fwmark = Some((class.value, class.mask));
+        Wanted { item: rule, origin: Origin::MarkClass }
+    });
+    let filed = policy.rules.iter().map(|lowered| Wanted {
+        item: as_kept(&lowered.rule),
+        origin: Origin::File { name: lowered.name.clone(), at: lowered.at.clone() },
+    });
+    for wanted in early.chain(filed) {
+        let key = ownerless(&wanted.item);
+        match foreign.get(&key) {
+            Some(owner) => desired.left_rules.push((wanted, *owner)),
+            // A second equal rule can only say again what the first said.
+            None if !seen.insert(key) => {}
+            None => desired.rules.push(wanted),
+        }
+    }
+    desired.rules.sort_by_key(|wanted| (wanted.item.family, wanted.item.priority));
+}
+
+/// The rule as the kernel will show it: what selects nothing is not there.
+fn as_kept(rule: &Rule) -> Rule {
+    let mut kept = rule.clone();
+    let selectors = &mut kept.selectors;
+    for net in [&mut selectors.from, &mut selectors.to] {
+        *net = net.filter(|net| net.prefix_len() > 0);
+    }
+    selectors.fwmark = selectors.fwmark.filter(|mark| *mark != (0, 0));
+    selectors.ipproto = selectors.ipproto.filter(|number| *number != 0);
+    kept.protocol = OWN_PROTOCOL;
+    kept
+}
+
+fn want_routes(policy: &Policy, host: &Host, desired: &mut Desired) {
+    let words = Words { host, policy };
+    let mut wanted: Vec<Wanted<Route>> = Vec::new();
+    for (route, resolved) in policy.routes.iter().zip(Resolver::new(host, &words).all(&policy.routes)) {
+        desired.waiting.extend(resolved.waiting);
+        let origin = Origin::File { name: None, at: route.at.clone() };
+        wanted.extend(resolved.route.map(|item| Wanted { item, origin }));
+    }
+    for table in policy.tables.values().filter(|table| table.strict) {
+        let origin = Origin::Strict { at: table.at.clone() };
+        wanted
+            .extend(Family::BOTH.map(|family| Wanted { item: last_resort(family, table.id), origin: origin.clone() }));
+    }
+    for wanted in wanted {
+        let route = &wanted.item;
+        let at = || wanted.origin.at().unwrap_or_default().to_owned();
+        let earlier = desired.routes.iter().find(|earlier| earlier.item.same_slot(route));
+        if let Some(earlier) = earlier {
+            if !same_route(&earlier.item, route) {
+                let holder = format!("its place is that of {}", words.route(&earlier.item));
+                let holder = format!("{holder} ({})", earlier.origin.at().unwrap_or_default());
+                desired.conflicts.push(Conflict { wanted: words.route(route), at: at(), holder });
+            }
+            continue;
+        }
+        let foreign = host.routes.iter().filter(|other| other.protocol != OWN_PROTOCOL && other.same_slot(route));
+        let foreign: Vec<&Route> = foreign.collect();
+        match (foreign.iter().find(|other| same_route(other, route)), foreign.first()) {
+            (Some(same), _) => desired.left_routes.push((wanted.clone(), same.protocol)),
+            (None, Some(holder)) => {
+                let owner = protocol_name(holder.protocol);
+                let holder = format!("its place is taken by {} (owner: {owner})", words.route(holder));
+                desired.conflicts.push(Conflict { wanted: words.route(route), at: at(), holder });
+            }
+            (None, None) => desired.routes.push(wanted),
+        }
+    }
+}
+
+/// What a strict table says where it has no route: no look-up goes on to the next rule.
+fn last_resort(family: Family, table: u32) -> Route {
+    Route {
+        family,
+        table,
+        dst: family.default_prefix(),
+        kind: RouteKind::Unreachable,
+        src: None,
+        tos: 0,
+        metric: u32::MAX,
+        protocol: OWN_PROTOCOL,
+        scope: 0,
+        prefsrc: None,
+        mtu: None,
+        mtu_locked: false,
+        pref: 0,
+        nhid: 0,
+        nexthops: Vec::new(),
+    }
+}

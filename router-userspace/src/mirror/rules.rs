@@ -1,0 +1,240 @@
+//! From the rules that are there to those that are wanted, in an order in which every packet meets, at every moment, what it
+//! met before or what it will meet in the end.
+//!
+//! Added from the lowest priority number up, the new rules that are there already always begin the new list; deleted from the
+//! highest down, the old ones still there always begin the old list. The first rule that decides is then either the one of the
+//! new list or the one of the old. There are two exceptions, each for a moment: jumps over rules that change in the same go, and
+//! rules of one priority that the kernel's deletion takes for each other ([`super::twins`]).
+//!
+//! The kernel finds the place of a rule by walking the list from its head (`fib_newrule`, `rule_find` in net/core/fib_rules.c),
+//! so that going up takes time by the square of the length: 100,000 rules take minutes. A long run of new priorities is
+//! therefore added from the top down, behind a gate (a `goto` over the whole run) that is taken away at the end: quick, and the
+//! run comes into force at once. For a deletion a gate gains nothing: with any `goto` in the list, each deletion walks all of
+//! it. A very long list is deleted from the front, and for that second the order above does not hold.
+
+use super::Step;
+use super::group::{Group, Settled, gate, is_scaffold, scaffold_nop};
+use crate::model::{Family, OWN_PROTOCOL, Rule, RuleAction};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where the ways part between short and long lists.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// So many rules of several new priorities in a row are added behind a gate.
+    pub gated: usize,
+    /// So many steps along the list may deletions from the back cost the kernel in all; 10 to 25 ns each.
+    pub walked: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { gated: 512, walked: 150_000_000 }
+    }
+}
+
+/// The steps of one or both families.
+#[derive(Default)]
+pub(super) struct RuleSteps {
+    /// First these, in order.
+    pub add: Vec<Step>,
+    /// Then these, in order.
+    pub delete: Vec<Step>,
+}
+
+/// Plans the way from `now` (the whole RPDB of both families) to one whose own rules are `want`.
+pub(super) fn steps(now: &[Rule], want: &[Rule], limits: Limits) -> RuleSteps {
+    let mut all = RuleSteps::default();
+    for family in Family::BOTH {
+        let mut groups: BTreeMap<u32, Group<'_>> = BTreeMap::new();
+        for rule in now.iter().filter(|rule| rule.family == family) {
+            let group = groups.entry(rule.priority).or_default();
+            if rule.protocol == OWN_PROTOCOL { group.now.push(rule) } else { group.foreign += 1 }
+        }
+        for rule in want.iter().filter(|rule| rule.family == family) {
+            groups.entry(rule.priority).or_default().want.push(rule);
+        }
+        if groups.values().any(|group| !group.now.is_empty() || !group.want.is_empty()) {
+            Plan::new(family, groups, limits).write(&mut all);
+        }
+    }
+    all
+}
+
+/// The plan of one family.
+struct Plan<'a> {
+    family: Family,
+    groups: BTreeMap<u32, Group<'a>>,
+    settled: BTreeMap<u32, Settled>,
+    limits: Limits,
+    /// Priorities that have a scaffold to jump to.
+    scaffolds: BTreeSet<u32>,
+    add: Vec<Step>,
+}
+
+/// Neighbouring priorities that get rules, none of which has one, or one that has.
+struct Run {
+    priorities: Vec<u32>,
+    rules: usize,
+    fresh: bool,
+}
+
+impl<'a> Plan<'a> {
+    fn new(family: Family, groups: BTreeMap<u32, Group<'a>>, limits: Limits) -> Self {
+        let settled = groups.iter().map(|(priority, group)| (*priority, group.settle())).collect();
+        Plan { family, groups, settled, limits, scaffolds: BTreeSet::new(), add: Vec::new() }
+    }
+
+    fn write(mut self, all: &mut RuleSteps) {
+        for run in self.runs() {
+            match (run.priorities.first(), run.priorities.last()) {
+                (Some(&first), Some(&last))
+                    if run.fresh && run.rules >= self.limits.gated && first < last && first > 0 && last < u32::MAX =>
+                {
+                    self.add_behind_a_gate(&run, first, last)
+                }
+                _ => run.priorities.iter().for_each(|priority| self.add_here(*priority)),
+            }
+        }
+        self.hold_targets_of_stale_jumps();
+        all.add.append(&mut self.add);
+        all.delete.extend(self.deletions().into_iter().map(Step::DeleteRule));
+    }
+
+    fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut broken = true;
+        for (priority, settled) in &self.settled {
+            let rules = settled.add.len() + settled.nops.len();
+            let fresh = self.groups[priority].is_fresh();
+            if rules > 0 {
+                match runs.last_mut().filter(|run| run.fresh && fresh && !broken) {
+                    Some(run) => {
+                        run.priorities.push(*priority);
+                        run.rules += rules;
+                    }
+                    None => runs.push(Run { priorities: vec![*priority], rules, fresh }),
+                }
+            }
+            broken = !fresh;
+        }
+        runs
+    }
+
+    fn add_here(&mut self, priority: u32) {
+        let Some(settled) = self.settled.get_mut(&priority) else { return };
+        let nops = std::mem::take(&mut settled.nops);
+        let add = std::mem::take(&mut settled.add);
+        self.push(nops);
+        for target in targets(&add) {
+            self.hold_target(target);
+        }
+        self.push(add);
+    }
+
+    fn add_behind_a_gate(&mut self, run: &Run, first: u32, last: u32) {
+        for priority in &run.priorities {
+            let jumps = self.settled.get(priority).map(|settled| targets(&settled.add)).unwrap_or_default();
+            // A target inside the run is there before what jumps to it.
+            jumps.into_iter().filter(|target| *target > last).for_each(|target| self.hold_target(target));
+        }
+        if self.groups.get(&(last + 1)).is_none_or(Group::is_fresh) {
+            self.hold(last + 1);
+        }
+        let gate = gate(self.family, first - 1, last + 1);
+        self.add.push(Step::AddRule(gate.clone()));
+        for priority in run.priorities.iter().rev() {
+            if let Some(settled) = self.settled.get_mut(priority) {
+                let rules = std::mem::take(&mut settled.nops).into_iter().chain(std::mem::take(&mut settled.add));
+                self.add.extend(rules.map(Step::AddRule));
+            }
+        }
+        self.add.push(Step::DeleteRule(gate));
+    }
+
+    fn push(&mut self, rules: Vec<Rule>) {
+        self.add.extend(rules.into_iter().map(Step::AddRule));
+    }
+
+    /// Sees to it that a jump to `target` finds there what the new list has, or at least the place of it.
+    fn hold_target(&mut self, target: u32) {
+        let Some(group) = self.groups.get(&target).filter(|group| group.is_fresh()) else { return };
+        if group.want.is_empty() {
+            return;
+        }
+        match self.settled.get_mut(&target) {
+            // Its own that does nothing serves as well.
+            Some(settled) if !settled.nops.is_empty() => {
+                let nops = std::mem::take(&mut settled.nops);
+                self.push(nops);
+            }
+            Some(settled) if !settled.add.is_empty() => self.hold(target),
+            // All of it is there by now.
+            _ => {}
+        }
+    }
+
+    fn hold(&mut self, priority: u32) {
+        if self.scaffolds.insert(priority) {
+            self.add.push(Step::AddRule(scaffold_nop(self.family, priority)));
+        }
+    }
+
+    /// What an old jump leads to goes before the jump does; the place of it must stay.
+    fn hold_targets_of_stale_jumps(&mut self) {
+        let stale: BTreeSet<u32> = self.settled.values().flat_map(|settled| targets(&settled.delete)).collect();
+        for target in stale {
+            let Some((group, settled)) = self.groups.get(&target).zip(self.settled.get(&target)) else { continue };
+            let stays = group.foreign > 0 || settled.keeps || !group.want.is_empty() || !settled.last.is_empty();
+            if !stays {
+                self.hold(target);
+            }
+        }
+    }
+
+    fn deletions(self) -> Vec<Rule> {
+        let from_the_front = self.cost_from_the_back() > self.limits.walked;
+        let mut delete = Vec::new();
+        let mut gates = Vec::new();
+        let mut last = Vec::new();
+        let mut groups: Vec<Settled> = self.settled.into_values().collect();
+        for settled in &mut groups {
+            gates.append(&mut settled.gates);
+            last.append(&mut settled.last);
+        }
+        if from_the_front {
+            delete.append(&mut gates);
+        } else {
+            groups.reverse();
+        }
+        delete.extend(groups.into_iter().flat_map(|settled| settled.delete));
+        delete.extend(gates);
+        // Scaffolds before plain ones of their priority: a request for a plain one would hit them.
+        delete.extend(self.scaffolds.iter().map(|priority| scaffold_nop(self.family, *priority)));
+        delete.extend(last);
+        delete
+    }
+
+    /// How many rules the kernel passes by in all when they are deleted from the back. 0 where there are jumps: then each
+    /// deletion walks the whole list, whatever the order.
+    fn cost_from_the_back(&self) -> u64 {
+        let (mut before, mut cost) = (0u64, 0u64);
+        for (priority, group) in &self.groups {
+            let jumps = |rule: &&&Rule| matches!(rule.action, RuleAction::Goto(_)) && !is_scaffold(rule);
+            if group.now.iter().chain(&group.want).any(|rule| jumps(&rule)) {
+                return 0;
+            }
+            let stale = self.settled[priority].delete.len() as u64;
+            cost = cost.saturating_add(stale.saturating_mul(before));
+            before += (group.now.len() + group.foreign) as u64;
+        }
+        cost
+    }
+}
+
+fn targets(rules: &[Rule]) -> Vec<u32> {
+    let target = |rule: &Rule| match rule.action {
+        RuleAction::Goto(target) => Some(target),
+        _ => None,
+    };
+    rules.iter().filter_map(target).collect()
+}
