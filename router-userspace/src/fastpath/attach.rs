@@ -6,6 +6,7 @@ use super::{Error, FastPath, PROGRAM, Result};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use std::ffi::CStr;
 use std::io;
 
 /// How the program is attached.
@@ -141,6 +142,9 @@ impl FastPath {
 
 /// The present name of an interface of the calling thread's namespace.
 fn interface_name(ifindex: u32) -> Result<String> {
-    let name = nix::net::if_::if_indextoname(ifindex).map_err(|_| Error::NoInterface(ifindex))?;
-    name.into_string().map_err(|_| Error::NoInterface(ifindex))
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer is as long as the function demands.
+    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };
+    let name = CStr::from_bytes_until_nul(&name).ok().filter(|_| !found.is_null());
+    name.and_then(|name| name.to_str().ok()).map(str::to_owned).ok_or(Error::NoInterface(ifindex))
 }

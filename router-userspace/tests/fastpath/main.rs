@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod packets;
+mod raw;
 mod support;
 
 mod load;
 mod probe;
+mod stream;
+mod traffic;

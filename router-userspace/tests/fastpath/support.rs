@@ -209,6 +209,10 @@ impl Router {
         let mut wan = NewLink::named("wan").mac(WAN_MAC);
         wan.index = index;
         admin.veth(wan, NewLink::named("wan0").mac(GATEWAY_MAC)).expect("make wan");
+        // So that packets come in that do not go out.
+        for name in ["lan", "lan0"] {
+            admin.set_mtu(name, 2000).expect("an MTU");
+        }
         for name in ["lan", "lan0", "wan", "wan0"] {
             admin.up(name).expect("up");
         }
