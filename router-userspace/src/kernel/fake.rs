@@ -388,6 +388,7 @@ fn hops(route: &Route) -> Vec<(Option<IpAddr>, u32, u16)> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn rule(priority: u32, iif: Option<&str>, not: bool) -> Rule {

@@ -3,7 +3,7 @@
 use super::diff::{Changes, Own, Step, between};
 use super::rules::Limits;
 use crate::kernel::{Error, Kernel};
-use crate::model::Rule;
+use crate::model::{Route, Rule};
 use std::fmt;
 use std::ops::ControlFlow;
 
@@ -194,7 +194,7 @@ impl<K: Kernel + ?Sized> Walk<'_, K> {
                 settle(results, |error| error.errno() == libc::ENOENT, &mut self.applied.rules_deleted)
             }
             [Step::AddRoute(route), ..] => {
-                let result = self.kernel.add_route(route).map_err(explained);
+                let result = add_route(self.kernel, route);
                 self.applied.routes_added += usize::from(result.is_ok());
                 Taken::one(result)
             }
@@ -256,15 +256,32 @@ fn leading<'a>(steps: &'a [Step], most: usize, rule: impl Fn(&'a Step) -> Option
     steps.iter().take(most).map_while(rule).cloned().collect()
 }
 
+/// Adds a route. The kernel looks its gateway up by the rules (`fib_check_nh_v4_gw`, `ip6_route_check_nh`), and a rule of the
+/// policy itself can keep it from finding the network that the gateway is on. That it is on one of the interface was seen when
+/// the route was resolved, so it is then added as on the link.
+fn add_route<K: Kernel + ?Sized>(kernel: &mut K, route: &Route) -> Result<(), Error> {
+    let refused = match kernel.add_route(route) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    let unfound = matches!(refused.errno(), libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL | libc::EACCES);
+    let mut on_link = route.clone();
+    on_link.nexthops.iter_mut().for_each(|hop| hop.onlink |= hop.via.is_some());
+    if unfound && on_link != *route && kernel.add_route(&on_link).is_ok() {
+        return Ok(());
+    }
+    Err(explained(refused))
+}
+
 /// Adds what to do about the refusals of a route that have a usual cause.
 fn explained(mut error: Error) -> Error {
-    error.help = error.help.or(match error.errno() {
+    error.help = match error.errno() {
         libc::EEXIST => Some("another program has taken its place meanwhile; give the route another metric"),
         libc::ENETDOWN => Some("the interface went down meanwhile"),
-        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL => {
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL | libc::EACCES => {
             Some("is the gateway on the interface's network, and the preferred source an address of this host?")
         }
-        _ => None,
-    });
+        _ => error.help,
+    };
     error
 }

@@ -6,7 +6,8 @@ use super::routes::same_route;
 use super::text::Words;
 use crate::model::{Family, Host, MarkRule, OWN_PROTOCOL, Route, RouteKind, Rule, protocol_name};
 use crate::policy::Policy;
-use std::collections::HashSet;
+use crate::safety::{Judgement, as_class_rule, class_rule};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// Who asked for something.
@@ -56,17 +57,22 @@ pub struct Wanted<T> {
     pub origin: Origin,
 }
 
-/// One value of the mark bits that the fast path writes, and what it stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MarkClass {
-    /// The family.
-    pub family: Family,
-    /// The table that decides.
-    pub table: u32,
-    /// The value, within `mask`, never 0.
-    pub value: u32,
+/// The values of the mark that the fast path writes, and the tables that they stand for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MarkClasses {
     /// The bits that are Wayfork's.
-    pub mask: u32,
+    pub bits: u32,
+    /// By table: a value within `bits`, never 0.
+    pub tables: BTreeMap<u32, u32>,
+}
+
+impl From<&Judgement> for MarkClasses {
+    fn from(judgement: &Judgement) -> Self {
+        match judgement.mark_bits {
+            Some(bits) => MarkClasses { bits, tables: judgement.mark_classes.clone() },
+            None => MarkClasses::default(),
+        }
+    }
 }
 
 /// A route that cannot be installed because its place is taken. The kernel keeps one route for each prefix and metric of a
@@ -125,8 +131,8 @@ impl Desired {
     }
 }
 
-/// What the kernel is to hold for `policy` on `host`, with an early rule for each of `classes`.
-pub fn desired(policy: &Policy, host: &Host, classes: &[MarkClass]) -> Desired {
+/// What the kernel is to hold for `policy` on `host`, with an early rule in both families for each of `classes`.
+pub fn desired(policy: &Policy, host: &Host, classes: &MarkClasses) -> Desired {
     let mut desired = Desired {
         marks: policy.mark_rules(),
         marks_at: policy.marks.iter().map(|mark| mark.at.clone()).collect(),
@@ -138,16 +144,16 @@ pub fn desired(policy: &Policy, host: &Host, classes: &[MarkClass]) -> Desired {
     desired
 }
 
-fn want_rules(policy: &Policy, host: &Host, classes: &[MarkClass], desired: &mut Desired) {
+fn want_rules(policy: &Policy, host: &Host, classes: &MarkClasses, desired: &mut Desired) {
     let ownerless = |rule: &Rule| Rule { protocol: 0, ..rule.clone() };
     let foreign = host.rules.iter().filter(|rule| rule.protocol != OWN_PROTOCOL);
     let foreign: std::collections::HashMap<Rule, u8> = foreign.map(|rule| (ownerless(rule), rule.protocol)).collect();
     let mut seen = HashSet::new();
-    let early = classes.iter().map(|class| {
-        let mut rule = Rule::lookup(class.family, 0, class.table);
-        rule.selectors.fwmark = Some((class.value, class.mask));
-        Wanted { item: rule, origin: Origin::MarkClass }
-    });
+    let early = classes
+        .tables
+        .iter()
+        .flat_map(|(table, class)| Family::BOTH.map(|family| class_rule(family, *class, classes.bits, *table)));
+    let early = early.map(|item| Wanted { item, origin: Origin::MarkClass });
     let filed = policy.rules.iter().map(|lowered| Wanted {
         item: as_kept(&lowered.rule),
         origin: Origin::File { name: lowered.name.clone(), at: lowered.at.clone() },
@@ -235,4 +241,18 @@ fn last_resort(family: Family, table: u32) -> Route {
         nhid: 0,
         nexthops: Vec::new(),
     }
+}
+
+/// The host as it would be with `desired` installed: what the guard judges and the fast path is compiled from. Early rules for
+/// classes that are there stay, since the guard prefers those that are in force.
+pub fn after(desired: &Desired, host: &Host) -> Host {
+    let mut after = host.clone();
+    after.rules.retain(|rule| rule.protocol != OWN_PROTOCOL || as_class_rule(rule).is_some());
+    let held: HashSet<Rule> = after.rules.iter().cloned().collect();
+    after.rules.extend(desired.rules.iter().map(|wanted| wanted.item.clone()).filter(|rule| !held.contains(rule)));
+    // Stable: behind those of equal priority, as the kernel puts them.
+    after.rules.sort_by_key(|rule| (rule.family, rule.priority));
+    after.routes.retain(|route| route.protocol != OWN_PROTOCOL);
+    after.routes.extend(desired.routes.iter().map(|wanted| wanted.item.clone()));
+    after
 }

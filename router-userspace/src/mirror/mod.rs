@@ -18,7 +18,7 @@ mod text;
 mod twins;
 
 pub use apply::{Applied, ApplyError, Progress, RemoveError, Undo, apply, remove_all};
-pub use desired::{Conflict, Conflicts, Desired, MarkClass, Origin, Wanted, desired};
+pub use desired::{Conflict, Conflicts, Desired, MarkClasses, Origin, Wanted, after, desired};
 pub use diff::{Changes, Step, diff, mark_digest};
 pub use resolve::{Reason, Waiting};
 pub use text::Words;

@@ -14,8 +14,8 @@ pub(super) struct RouteSteps {
     pub delete: Vec<Step>,
 }
 
-/// Whether two routes say the same, whoever owns them. The state of a next hop is not what a route says, and neither is what
-/// the kernel makes up itself.
+/// Whether two routes say the same, whoever owns them. The state of a next hop is not what a route says, nor is what the kernel
+/// makes up itself, nor `onlink`, which only says how the kernel is to check the gateway.
 pub(super) fn same_route(a: &Route, b: &Route) -> bool {
     let scope = |route: &Route| if route.family == Family::Ipv4 { route.scope } else { 0 };
     a.same_slot(b)
@@ -33,8 +33,8 @@ pub(super) fn leads_nowhere(kind: RouteKind) -> bool {
 }
 
 /// What a next hop is, without its state, in an order of its own: IPv6 keeps none.
-fn hops(route: &Route) -> Vec<(Option<IpAddr>, u32, u16, bool, bool)> {
-    let tell = |hop: &NextHop| (hop.via, hop.dev, hop.weight, hop.onlink, hop.encap);
+fn hops(route: &Route) -> Vec<(Option<IpAddr>, u32, u16, bool)> {
+    let tell = |hop: &NextHop| (hop.via, hop.dev, hop.weight, hop.encap);
     let mut hops: Vec<_> = route.nexthops.iter().map(tell).collect();
     hops.sort_unstable();
     hops

@@ -8,8 +8,8 @@
 //!
 //! The kernel finds the place of a rule by walking the list from its head (`fib_newrule`, `rule_find` in net/core/fib_rules.c),
 //! so that going up takes time by the square of the length: 100,000 rules take minutes. A long run of new priorities is
-//! therefore added from the top down, behind a gate (a `goto` over the whole run) that is taken away at the end: quick, and the
-//! run comes into force at once. For a deletion a gate gains nothing: with any `goto` in the list, each deletion walks all of
+//! therefore added from the top down, behind a gate (a `goto` over the whole run) that is taken away in its turn: quick, and
+//! the run comes into force at once. For a deletion a gate gains nothing: with any `goto` in the list, each deletion walks all of
 //! it. A very long list is deleted from the front, and for that second the order above does not hold.
 
 use super::Step;
@@ -85,14 +85,13 @@ impl<'a> Plan<'a> {
     }
 
     fn write(mut self, all: &mut RuleSteps) {
-        for run in self.runs() {
-            match (run.priorities.first(), run.priorities.last()) {
-                (Some(&first), Some(&last))
-                    if run.fresh && run.rules >= self.limits.gated && first < last && first > 0 && last < u32::MAX =>
-                {
-                    self.add_behind_a_gate(&run, first, last)
-                }
-                _ => run.priorities.iter().for_each(|priority| self.add_here(*priority)),
+        let runs = self.runs();
+        // From the top down too, so that no run is between the head of the list and the place of another.
+        let gates: Vec<Option<Rule>> = runs.iter().rev().map(|run| self.add_behind_a_gate(run)).collect();
+        for (run, gate) in runs.iter().zip(gates.into_iter().rev()) {
+            match gate {
+                Some(gate) => self.add.push(Step::DeleteRule(gate)),
+                None => run.priorities.iter().for_each(|priority| self.add_here(*priority)),
             }
         }
         self.hold_targets_of_stale_jumps();
@@ -131,16 +130,22 @@ impl<'a> Plan<'a> {
         self.push(add);
     }
 
-    fn add_behind_a_gate(&mut self, run: &Run, first: u32, last: u32) {
+    /// Adds a run that is worth a gate, and gives back the gate, which is still closed.
+    fn add_behind_a_gate(&mut self, run: &Run) -> Option<Rule> {
+        let (first, last) = (*run.priorities.first()?, *run.priorities.last()?);
+        if !run.fresh || run.rules < self.limits.gated || first == last {
+            return None;
+        }
+        let (before, behind) = (first.checked_sub(1)?, last.checked_add(1)?);
         for priority in &run.priorities {
             let jumps = self.settled.get(priority).map(|settled| targets(&settled.add)).unwrap_or_default();
             // A target inside the run is there before what jumps to it.
             jumps.into_iter().filter(|target| *target > last).for_each(|target| self.hold_target(target));
         }
-        if self.groups.get(&(last + 1)).is_none_or(Group::is_fresh) {
-            self.hold(last + 1);
+        if self.groups.get(&behind).is_none_or(Group::is_fresh) {
+            self.hold(behind);
         }
-        let gate = gate(self.family, first - 1, last + 1);
+        let gate = gate(self.family, before, behind);
         self.add.push(Step::AddRule(gate.clone()));
         for priority in run.priorities.iter().rev() {
             if let Some(settled) = self.settled.get_mut(priority) {
@@ -148,7 +153,7 @@ impl<'a> Plan<'a> {
                 self.add.extend(rules.map(Step::AddRule));
             }
         }
-        self.add.push(Step::DeleteRule(gate));
+        Some(gate)
     }
 
     fn push(&mut self, rules: Vec<Rule>) {

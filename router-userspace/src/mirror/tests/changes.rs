@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 prop_compose! {
     /// Any rule of a small world, twins and wide ones included.
-    fn any_rule(protocol: u8)(
+    pub(super) fn any_rule(protocol: u8)(
         priority in 1u32..6,
         family in prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)],
         iif in prop::option::of(prop_oneof![Just("a"), Just("b")]),

@@ -1,11 +1,14 @@
 //! The mirror against the in-memory kernel and, where there is privilege, against the real one.
+#![allow(clippy::unwrap_used)]
 
 mod changes;
 mod meanwhile;
+mod real;
+mod wishes;
 
 use super::diff::{Changes, diff_within};
 use super::rules::Limits;
-use super::{Applied, ApplyError, Desired, Origin, Wanted, apply, desired, mark_digest};
+use super::{Applied, ApplyError, Desired, Origin, Wanted, apply, mark_digest};
 use crate::kernel::Kernel;
 use crate::kernel::fake::FakeKernel;
 use crate::model::{Host, MarkRule, OWN_PROTOCOL, Route, Rule};

@@ -1,0 +1,352 @@
+//! Against the running kernel, in anonymous network namespaces.
+
+use super::*;
+use crate::kernel::admin::NewLink;
+use crate::kernel::netns::Netns;
+use crate::kernel::{Admin, Netlink};
+use crate::mirror::{MarkClasses, Undo, after, desired, diff, remove_all};
+use crate::model::{Family, RuleAction};
+use crate::policy::{self, Policy, TableNames};
+use proptest::prelude::*;
+use std::io::Write;
+use std::time::Instant;
+
+/// Runs `test` in a namespace with `eth0` (10.0.0.2/24, fd00::2/64, and somebody's default routes) and `eth1` (10.0.1.2/24,
+/// fd00:1::2/64), both up.
+fn in_namespace(test: impl FnOnce(&mut Admin, &mut Netlink) + Send) {
+    if !nix::unistd::geteuid().is_root() {
+        let name = std::thread::current().name().unwrap_or("?").to_owned();
+        // Past the harness's capture: a test that did not run must not look like one that did.
+        let line = format!("\nSKIPPED {name}: needs root to make network namespaces\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return;
+    }
+    let namespace = Netns::new().unwrap();
+    let work = || {
+        let mut admin = Admin::open().unwrap();
+        for (name, peer, nets) in
+            [("eth0", "far0", ["10.0.0.2/24", "fd00::2/64"]), ("eth1", "far1", ["10.0.1.2/24", "fd00:1::2/64"])]
+        {
+            admin.veth(NewLink::named(name), NewLink::named(peer)).unwrap();
+            admin.up(name).unwrap();
+            admin.up(peer).unwrap();
+            nets.iter().for_each(|net| admin.add_address(name, net.parse().unwrap()).unwrap());
+        }
+        let mut kernel = Netlink::open().unwrap();
+        for (family, via) in [(Family::Ipv4, "10.0.0.1"), (Family::Ipv6, "fd00::1")] {
+            let text = format!("to = \"default\"\nvia = \"{via}\"\ndev = \"eth0\"\nmetric = 100");
+            let policy = read(&format!("[[route]]\n{text}"));
+            let wish = desired(&policy, &kernel.host().unwrap(), &MarkClasses::default());
+            let mut route = wish.routes[0].item.clone();
+            assert_eq!(route.family, family);
+            route.protocol = 16;
+            kernel.add_route(&route).unwrap();
+        }
+        test(&mut admin, &mut kernel);
+    };
+    namespace.run(work).unwrap();
+}
+
+fn read(text: &str) -> Policy {
+    policy::parse("test.toml", text, &TableNames::default()).unwrap_or_else(|error| panic!("{error}")).policy
+}
+
+fn install(kernel: &mut Netlink, policy: &Policy, classes: &MarkClasses) -> Desired {
+    let host = kernel.host().unwrap();
+    let wish = desired(policy, &host, classes);
+    wish.check().unwrap();
+    let way = diff(&wish, &host, kernel.mark_chain().unwrap());
+    apply(kernel, &way, &mut |_| ControlFlow::Continue(())).unwrap_or_else(|error| panic!("{error}"));
+    wish
+}
+
+/// All that others have, but for the routes that the kernel itself makes, at times of its own.
+fn foreign(kernel: &mut Netlink) -> (Vec<Rule>, Vec<Route>) {
+    let host = kernel.host().unwrap();
+    let routes = host.routes.iter().filter(|route| ![OWN_PROTOCOL, 2].contains(&route.protocol)).cloned();
+    (foreign_rules(&host), sorted(routes))
+}
+
+fn own(kernel: &mut Netlink) -> (Vec<Rule>, Vec<Route>) {
+    let host = kernel.host().unwrap();
+    let routes = host.routes.iter().filter(|route| route.protocol == OWN_PROTOCOL).cloned();
+    (own_rules(&host), sorted(routes))
+}
+
+fn assert_nothing_to_do(kernel: &mut Netlink, policy: &Policy, classes: &MarkClasses) {
+    let host = kernel.host().unwrap();
+    let digest = kernel.mark_chain().unwrap();
+    let again = diff(&desired(policy, &host, classes), &host, digest);
+    assert!(again.is_empty(), "a second time it would do {:#?}", again.steps);
+}
+
+/// A bit of everything that the file can say.
+const ALL_OF_IT: &str = r#"
+[tables]
+isp2 = 111
+vpn = { id = 5324, strict = true }
+
+[[route]]
+table = "isp2"
+to = "default"
+via = "10.0.1.1"
+dev = "eth1"
+
+[[route]]
+table = "isp2"
+to = "default"
+via = "fd00:1::1"
+dev = "eth1"
+mtu = 1400
+
+[[route]]
+table = 112
+to = "default"
+via = "learned"
+dev = "eth0"
+
+[[route]]
+table = 113
+to = "10.9.0.0/24"
+dev = "eth1"
+
+[[route]]
+table = 113
+to = "default"
+via = "10.9.0.1"
+dev = "eth1"
+metric = 7
+src = "10.0.1.2"
+
+[[route]]
+table = 114
+to = "default"
+nexthops = [{ via = "10.0.0.1", dev = "eth0", weight = 3 }, { via = "10.0.1.1", dev = "eth1" }]
+
+[[route]]
+table = 114
+to = "default"
+nexthops = [{ via = "fd00::1", dev = "eth0", weight = 3 }, { via = "fd00:1::1", dev = "eth1" }]
+
+[[route]]
+table = 115
+to = "192.168.0.0/16"
+type = "blackhole"
+
+[[route]]
+table = 115
+to = "fd00:99::/32"
+type = "prohibit"
+
+[[route]]
+table = 115
+to = "default"
+type = "throw"
+
+[[route]]
+table = 116
+to = "default"
+via = "172.16.0.1"
+dev = "eth1"
+onlink = true
+
+[[route]]
+table = 117
+to = "default"
+via = "fe80::1"
+dev = "eth1"
+
+[[mark]]
+iif = ["eth0", "eth1"]
+ipproto = "tcp"
+dport = [80, "443-444"]
+set = "0x20/0xff"
+
+[[rule]]
+name = "by interface"
+priority = 1000
+iif = ["eth1", "not-there"]
+table = "isp2"
+
+[[rule]]
+priority = 1010
+not = true
+fwmark = 5324
+table = "vpn"
+
+[[rule]]
+priority = 1020
+not = true
+from = ["192.168.8.0/24", "192.168.9.0/24", "fd00:8::/64"]
+table = 112
+
+[[rule]]
+priority = 1030
+from = ["192.168.8.0/24", "0.0.0.0/0"]
+to = ["10.0.0.0/8", "fd00::/8"]
+fwmark = ["0x0/0xf", "0x1/0xf"]
+action = "prohibit"
+
+[[rule]]
+priority = 1040
+iif = "eth0"
+goto = 1060
+
+[[rule]]
+priority = 1050
+action = "blackhole"
+iif = "eth1"
+ipproto = "udp"
+dport = "1000-2000"
+
+[[rule]]
+priority = 1060
+table = "main"
+suppress_prefixlength = 0
+"#;
+
+#[test]
+fn installed_once_and_taken_back_whole() {
+    in_namespace(|_, kernel| {
+        let untouched = foreign(kernel);
+        let policy = read(ALL_OF_IT);
+        let classes = MarkClasses { bits: 0xf000_0000, tables: [(111, 0x1000_0000), (254, 0x2000_0000)].into() };
+        let wish = install(kernel, &policy, &classes);
+        let (rules, routes) = own(kernel);
+        assert_eq!(rules.len(), wish.rules.len());
+        assert!(rules.len() > 24 && routes.len() > 12, "{} rules, {} routes", rules.len(), routes.len());
+        assert_eq!(kernel.mark_chain().unwrap(), Some(wish.digest));
+        assert_eq!(wish.waiting, []);
+        // What the guard is shown beforehand is what there is then.
+        let host = kernel.host().unwrap();
+        assert_eq!(after(&wish, &host).rules, host.rules);
+        assert_eq!(foreign(kernel), untouched);
+        assert_nothing_to_do(kernel, &policy, &classes);
+        remove_all(kernel, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(own(kernel), (vec![], vec![]));
+        assert_eq!(kernel.mark_chain().unwrap(), None);
+        assert_eq!(foreign(kernel), untouched);
+    });
+}
+
+/// As after a SIGKILL at any point: half of the steps, some of them again, in any state.
+#[test]
+fn leftovers_are_put_right() {
+    in_namespace(|_, kernel| {
+        let untouched = foreign(kernel);
+        let policy = read(ALL_OF_IT);
+        let other = read(
+            "[[route]]\ntable = 111\nto = \"default\"\nvia = \"10.0.0.1\"\ndev = \"eth0\"\n\
+             [[rule]]\npriority = 1020\nnot = true\nfrom = [\"192.168.9.0/24\", \"192.168.7.0/24\"]\ntable = 112\n",
+        );
+        let host = kernel.host().unwrap();
+        let way = diff(&desired(&policy, &host, &MarkClasses::default()), &host, None);
+        for done in (0..way.steps.len()).step_by(5) {
+            let killed = Changes { steps: way.steps[..done].to_vec(), ..way.clone() };
+            apply(kernel, &killed, &mut |_| ControlFlow::Continue(())).unwrap();
+            for policy in [&policy, &other, &policy] {
+                install(kernel, policy, &MarkClasses::default());
+                assert_nothing_to_do(kernel, policy, &MarkClasses::default());
+            }
+            assert_eq!(foreign(kernel), untouched);
+            remove_all(kernel, &mut |_| ControlFlow::Continue(())).unwrap();
+            assert_eq!(own(kernel), (vec![], vec![]));
+        }
+    });
+}
+
+#[test]
+fn a_refusal_by_the_kernel_undoes_all() {
+    in_namespace(|_, kernel| {
+        let policy = read(ALL_OF_IT);
+        install(kernel, &policy, &MarkClasses::default());
+        let before = (own(kernel), foreign(kernel), kernel.mark_chain().unwrap());
+        let host = kernel.host().unwrap();
+        let mut wish = desired(&read("[[rule]]\npriority = 5\ntable = 5\n"), &host, &MarkClasses::default());
+        // A jump backwards: the kernel refuses it.
+        let backwards = Rule { action: RuleAction::Goto(6), ..Rule::lookup(Family::Ipv6, 7, 0) };
+        wish.rules.extend(wanted([backwards]));
+        let way = diff(&wish, &host, kernel.mark_chain().unwrap()).with_installed_marks(&policy.mark_rules());
+        let error = apply(kernel, &way, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(matches!(error.undo, Undo::Whole), "{error}");
+        assert_eq!(error.cause.unwrap().errno(), libc::EINVAL);
+        assert_eq!((own(kernel), foreign(kernel), kernel.mark_chain().unwrap()), before);
+    });
+}
+
+#[test]
+fn a_lost_interface_is_waited_for() {
+    in_namespace(|admin, kernel| {
+        let policy = read(ALL_OF_IT);
+        let all = install(kernel, &policy, &MarkClasses::default());
+        admin.down("eth1").unwrap();
+        let some = install(kernel, &policy, &MarkClasses::default());
+        assert!(some.routes.len() < all.routes.len());
+        assert!(some.waiting.iter().any(|waiting| waiting.to_string().contains("eth1 is down")), "{:#?}", some.waiting);
+        assert!(some.waiting.iter().any(|waiting| waiting.partly), "the multipath route goes on with the other");
+        assert_nothing_to_do(kernel, &policy, &MarkClasses::default());
+        admin.up("eth1").unwrap();
+        // Taking an interface down takes its IPv6 addresses.
+        admin.add_address("eth1", "fd00:1::2/64".parse().unwrap()).unwrap();
+        let again = install(kernel, &policy, &MarkClasses::default());
+        assert_eq!(again.routes, all.routes);
+        assert_nothing_to_do(kernel, &policy, &MarkClasses::default());
+    });
+}
+
+/// The in-memory kernel and the real one do the same with the same rules.
+#[test]
+fn the_fake_deletes_what_the_kernel_deletes() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    in_namespace(|_, kernel| {
+        let mut fake = FakeKernel::with_host(Host { rules: kernel.rules().unwrap(), ..Host::default() });
+        let mut runner = TestRunner::deterministic();
+        let step = (super::changes::any_rule(OWN_PROTOCOL), 0u32..3);
+        let (mut deleted, mut missed) = (0, 0);
+        for _ in 0..1500 {
+            let (rule, what) = step.new_tree(&mut runner).unwrap().current();
+            let (real, faked) = match what {
+                0 => (kernel.add_rule(&rule), fake.add_rule(&rule)),
+                _ => (kernel.delete_rule(&rule), fake.delete_rule(&rule)),
+            };
+            deleted += usize::from(what > 0 && real.is_ok());
+            missed += usize::from(real.is_err());
+            let errno = |result: Result<(), crate::kernel::Error>| result.map_err(|error| error.errno());
+            assert_eq!(errno(real), errno(faked), "{rule}");
+            assert_eq!(own_rules(&Host { rules: kernel.rules().unwrap(), ..Host::default() }), own_rules(fake.state()));
+        }
+        assert!(deleted > 200 && missed > 50, "{deleted} deleted, {missed} missed");
+    });
+}
+
+/// A list as long as they come: in seconds, from nothing and back, and at once for whoever looks.
+#[test]
+fn a_hundred_thousand_rules() {
+    in_namespace(|_, kernel| {
+        let rule = |number: u32| {
+            let mut rule = Rule::lookup(Family::Ipv4, 100 + number, 111);
+            rule.selectors.from = Some(ipnet::IpNet::new((0x0a00_0000 + number).to_be_bytes().into(), 32).unwrap());
+            rule
+        };
+        let wish = wanting((0..100_000).map(rule).collect(), vec![], vec![]);
+        let start = Instant::now();
+        let mut calls = 0;
+        let way = diff(&wish, &kernel.host().unwrap(), None);
+        let planned = start.elapsed();
+        apply(kernel, &way, &mut |_| {
+            calls += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        let added = start.elapsed();
+        assert!(calls > 100, "progress is told");
+        assert!(diff(&wish, &kernel.host().unwrap(), None).is_empty());
+        let read = start.elapsed();
+        remove_all(kernel, &mut |_| ControlFlow::Continue(())).unwrap();
+        let removed = start.elapsed();
+        assert_eq!(own(kernel), (vec![], vec![]));
+        eprintln!("planned {planned:?}, added {added:?}, read {read:?}, removed {removed:?}");
+        assert!(removed.as_secs() < 60, "planned {planned:?}, added {added:?}, read {read:?}, removed {removed:?}");
+    });
+}

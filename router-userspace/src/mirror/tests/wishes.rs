@@ -1,0 +1,1 @@
+//! What a policy comes to on a host.
