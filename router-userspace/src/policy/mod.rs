@@ -77,7 +77,7 @@ pub enum FastPathCap {
     /// Redirect where the guard allows it, else mark, else pass.
     #[default]
     Auto,
-    /// Redirect or pass.
+    /// The same: it is the most that may be done, and less where the guard allows no more.
     Redirect,
     /// Mark or pass.
     Mark,
