@@ -102,12 +102,9 @@ pub(super) fn other_hooks() -> Result<Vec<String>> {
     if read_if_there("/proc/thread-self/net/ip_vs")?.lines().count() > 3 {
         found.push("IPVS".to_owned());
     }
-    // The two security modules that register netfilter hooks, each with a file system that is there only while it is on.
-    let filesystems = read_if_there("/proc/filesystems")?;
-    for (name, module) in [("selinuxfs", "SELinux"), ("smackfs", "Smack")] {
-        if filesystems.split_whitespace().any(|word| word == name) {
-            found.push(module.to_owned());
-        }
+    // SELinux looks at forwarded packets; its file system is known only while it is on.
+    if read_if_there("/proc/filesystems")?.split_whitespace().any(|word| word == "selinuxfs") {
+        found.push("SELinux".to_owned());
     }
     Ok(found)
 }

@@ -248,4 +248,32 @@ mod tests {
             "a rule of a chain that is not there"
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(chains: Vec<Vec<u8>>, rules: Vec<Vec<u8>>, flowtables: Vec<Vec<u8>>) {
+            if let Ok((chains, _)) = read_all(&chains, &rules, &flowtables) {
+                proptest::prop_assert!(chains.len() <= 100);
+            }
+        }
+
+        /// Past the header and the first attributes, so that the inner readers get something to read.
+        #[test]
+        fn never_panics_further_in(hook: Vec<u8>, expressions: Vec<u8>, devices: Vec<u8>) {
+            let chain = Attrs::default().string(NFTA_CHAIN_TABLE, "t").string(NFTA_CHAIN_NAME, "c").bytes(NFTA_CHAIN_HOOK, &hook);
+            let rule = Attrs::default()
+                .string(NFTA_RULE_TABLE, "t")
+                .string(NFTA_RULE_CHAIN, "c")
+                .bytes(NFTA_RULE_EXPRESSIONS, &expressions);
+            let hook = Attrs::default().bytes(NFTA_FLOWTABLE_HOOK_DEVS, &devices);
+            let flowtable = Attrs::default()
+                .string(NFTA_FLOWTABLE_TABLE, "t")
+                .string(NFTA_FLOWTABLE_NAME, "f")
+                .nested(NFTA_FLOWTABLE_HOOK, hook);
+            let [chain, rule, flowtable] = [chain, rule, flowtable].map(|attributes| message(NFPROTO_INET, attributes));
+            if let Ok((chains, flowtables)) = read_all(&[chain], &[rule], &[flowtable]) {
+                proptest::prop_assert_eq!((chains.len(), flowtables.len()), (1, 1));
+            }
+        }
+    }
 }

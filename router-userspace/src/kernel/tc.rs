@@ -210,4 +210,19 @@ mod tests {
             assert!(read(kind, Attrs::default()).matches_mark, "{kind}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(body: Vec<u8>, options: Vec<u8>) {
+            let filter = Attrs::after(&[0; TCMSG]).string(TCA_KIND, "u32").bytes(TCA_OPTIONS, &options).done();
+            for body in [&body, &filter] {
+                if let Ok(Some(filter)) = read_filter(body, true) {
+                    proptest::prop_assert!(filter.ingress);
+                }
+                if let Ok(qdisc) = read_qdisc(body) {
+                    proptest::prop_assert!(body.len() >= TCMSG, "{}", qdisc.kind);
+                }
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The bits of the packet mark: which are free, which value stands for which table.
 
-use crate::model::{Family, Host, MarkRule, OWN_PROTOCOL, Rule, RuleAction, Selectors, TABLE_LOCAL};
+use crate::model::{Family, Host, MarkRule, Rule, RuleAction, Selectors, TABLE_LOCAL};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The priority of the rules that turn a mark into a table: right after `local`.
@@ -16,11 +16,8 @@ pub fn class_rule(family: Family, class: u32, bits: u32, table: u32) -> Rule {
 pub fn as_class_rule(rule: &Rule) -> Option<(u32, u32, u32)> {
     let (class, bits) = rule.selectors.fwmark?;
     let RuleAction::Table(table) = rule.action else { return None };
-    (bits != u32::MAX
-        && class != 0
-        && rule.protocol == OWN_PROTOCOL
-        && *rule == class_rule(rule.family, class, bits, table))
-    .then_some((bits, class, table))
+    let as_made = *rule == class_rule(rule.family, class, bits, table);
+    (bits != u32::MAX && class != 0 && as_made).then_some((bits, class, table))
 }
 
 /// What other rules and the file's `[[mark]]` do with marks.

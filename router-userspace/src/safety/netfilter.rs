@@ -7,6 +7,10 @@ use super::facts::{Base, Chain, ChainFamily, Facts, Hook, HookPoint};
 /// put fragments together and remember connections; a packet's mark and addresses stay as they are.
 const TRACKING_HOOKS: [&str; 4] = ["ipv4_conntrack_in", "ipv6_conntrack_in", "ipv4_conntrack_defrag", "ipv6_defrag"];
 
+/// Hook functions that let every forwarded packet through as it is: AppArmor's (security/apparmor/lsm.c) judge packets of
+/// local sockets only.
+const IDLE_HOOKS: [&str; 3] = ["apparmor_ip_postroute", "apparmor_ipv4_postroute", "apparmor_ipv6_postroute"];
+
 /// The first thing of netfilter that would not see a packet redirected from `device`.
 pub fn skipped_by_redirect(facts: &Facts, device: &str) -> Option<String> {
     let chain = facts.chains.iter().find_map(|chain| {
@@ -58,6 +62,7 @@ fn has_device(devices: &[String], device: &str) -> bool {
 
 fn hook_meets(hook: &Hook, device: &str) -> bool {
     match hook.hook {
+        _ if IDLE_HOOKS.contains(&hook.function.as_str()) => false,
         HookPoint::Ingress => hook.device.as_deref().is_none_or(|name| name == device),
         point => point.concerns_forwarding(),
     }

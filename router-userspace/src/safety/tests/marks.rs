@@ -345,6 +345,36 @@ fn classes_stay_with_their_tables() {
 }
 
 #[test]
+fn bits_that_no_longer_hold_all_tables_are_given_up() {
+    let mut host = strict();
+    host.rules.push(class_rule(Family::Ipv4, 0x10, 0x10, TABLE_MAIN));
+    let judgement = |host: &Host| judge_with(host, &Facts::default(), &RouterSettings::default());
+    assert_eq!(judgement(&host).mark_bits, Some(0x10));
+    host.rules.push(Rule::lookup(Family::Ipv4, 100, 51));
+    assert_eq!(judgement(&host).mark_bits, Some(0xc000_0000));
+    assert_eq!(judgement(&host).mark_classes, [(51, 0x4000_0000), (254, 0x8000_0000)].into());
+}
+
+#[test]
+fn classes_are_of_the_tables_that_are_looked_up() {
+    let judgement = |host: &Host| judge_with(host, &Facts::default(), &RouterSettings::default());
+    let mut host = strict();
+    host.rules.retain(|rule| rule.action == RuleAction::Table(TABLE_LOCAL));
+    assert_eq!(judgement(&host).mark_bits, Some(0x8000_0000), "never no bit at all");
+    assert_eq!(judgement(&host).mark_classes, [].into());
+    // Left over: a table that nobody looks up any more, and a second class of one.
+    host.rules.push(Rule::lookup(Family::Ipv4, 100, 51));
+    for (class, table) in [(0x10, 7), (0x20, 51), (0x30, 51)] {
+        host.rules.push(class_rule(Family::Ipv4, class, 0x30, table));
+    }
+    assert_eq!((judgement(&host).mark_bits, judgement(&host).mark_classes), (Some(0x30), [(51, 0x20)].into()));
+    // One class for two tables: the first keeps it.
+    host.rules.push(Rule::lookup(Family::Ipv4, 101, TABLE_MAIN));
+    host.rules.push(class_rule(Family::Ipv6, 0x20, 0x30, TABLE_MAIN));
+    assert_eq!(judgement(&host).mark_classes, [(51, 0x20), (TABLE_MAIN, 0x10)].into());
+}
+
+#[test]
 fn only_our_own_class_rules_are_taken_for_such() {
     let own = class_rule(Family::Ipv4, 0x10, 0xf0, 51);
     assert_eq!(as_class_rule(&own), Some((0xf0, 0x10, 51)));

@@ -72,7 +72,13 @@ fn ingress_chains_concern_their_devices() {
 #[test]
 fn connection_tracking_behind_a_chain_that_is_off_the_way() {
     let because = "connection tracking, which nftables chain inet t/c uses, would not see a redirected packet";
-    for tracking in [key("ct", 0, false), expression("connlimit"), key("objref", 3, false), expression("objref")] {
+    for tracking in [
+        key("ct", 0, false),
+        expression("connlimit"),
+        key("objref", 3, false),
+        key("objref", 5, false),
+        expression("objref"),
+    ] {
         let mut input = chain(F::Inet, H::Input);
         input.expressions.push(tracking);
         marks_because(&host(), &with_chain(input), because);
@@ -117,6 +123,9 @@ fn listed_hooks() {
     let because = "nftables chain inet filter/pre (ip prerouting) would not see a redirected packet";
     marks_because(&host(), &with(chain), because);
     assert_eq!(judged(&host(), &with(hook(F::Ip, H::Input, "ip_vs_in_hook"))).0, May::Redirect);
+    for idle in ["apparmor_ip_postroute", "apparmor_ipv4_postroute", "apparmor_ipv6_postroute"] {
+        assert_eq!(judged(&host(), &with(hook(F::Ip, H::Postrouting, idle))).0, May::Redirect, "{idle}");
+    }
 
     for (device, may) in [("eth0", May::Pass), ("eth1", May::Redirect)] {
         let on_device = Hook { device: Some(device.into()), flowtable: true, ..hook(F::Netdev, H::Ingress, "f") };
