@@ -29,8 +29,7 @@ pub(super) fn namespace() -> Option<Netns> {
     None
 }
 
-/// Two devices, `a0` (10.0.0.1/24, fd00::1/64) and `a1` (10.0.1.1/24), up, with their peers `b0` and `b1`; returns when what
-/// follows from that by itself (carriers, IPv6's own addresses and routes) has happened.
+/// Two devices, `a0` (10.0.0.1/24, fd00::1/64) and `a1` (10.0.1.1/24), up, with their peers `b0` and `b1`, ready for use.
 fn two_links(namespace: &Netns) {
     let build = || {
         // Addresses are usable at once, and nothing changes a second later.
@@ -45,16 +44,21 @@ fn two_links(namespace: &Netns) {
         admin.add_address("a0", "10.0.0.1/24".parse().unwrap()).unwrap();
         admin.add_address("a0", "fd00::1/64".parse().unwrap()).unwrap();
         admin.add_address("a1", "10.0.1.1/24".parse().unwrap()).unwrap();
-        Monitor::open().unwrap()
     };
-    let mut monitor = namespace.run(build).unwrap();
+    namespace.run(build).unwrap();
+    settle(namespace);
+}
+
+/// Waits until the devices of [`two_links`] and the addresses added since are ready: the kernel does that from a work queue.
+fn settle(namespace: &Netns) {
+    let mut monitor = namespace.run(Monitor::open).unwrap().unwrap();
     let mut kernel = netlink(namespace);
     // Each device has a link-local address once it has a carrier, and each address is a route of the local table.
     let ready = |kernel: &mut Netlink| {
         let routes = kernel.routes().unwrap();
         let own: Vec<_> = kernel.addresses().unwrap().into_iter().filter(|one| one.addr.is_ipv6()).collect();
         let local = |addr| routes.iter().any(|one| one.kind == RouteKind::Local && one.dst.addr() == addr);
-        own.len() == 6 && own.iter().all(|one| local(one.addr))
+        own.len() >= 6 && own.iter().all(|one| local(one.addr))
     };
     let deadline = Instant::now() + Duration::from_secs(20);
     while !ready(&mut kernel) || !monitor.next_events().unwrap().is_empty() {

@@ -1,6 +1,6 @@
 //! Asking for one packet's way: RTM_GETROUTE beside `ip route get`.
 
-use super::{ip, namespace, netlink, two_links};
+use super::{ip, namespace, netlink, settle, two_links};
 use crate::kernel::admin::write_setting;
 use crate::kernel::{Admin, Kernel, Netns, RouteAnswer, RouteQuery};
 use crate::model::{Family, NextHop, PortRange, Route, RouteKind, Rule, RuleAction, Selectors};
@@ -31,6 +31,7 @@ fn router(namespace: &Netns) -> (u32, u32) {
         (admin.index("a0").unwrap(), admin.index("a1").unwrap())
     };
     let (a0, a1) = namespace.run(work).unwrap();
+    settle(namespace);
     let mut kernel = netlink(namespace);
     for (family, table, via, dev) in [
         (Family::Ipv4, 111, "10.0.0.254", a0),

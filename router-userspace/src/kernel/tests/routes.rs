@@ -1,6 +1,6 @@
 //! Routes: every shape there and back.
 
-use super::{ip, namespace, netlink, two_links};
+use super::{ip, namespace, netlink, settle, two_links};
 use crate::kernel::admin::write_setting;
 use crate::kernel::{Admin, Kernel, Netns};
 use crate::model::{Family, NextHop, OWN_PROTOCOL, Route, RouteKind};
@@ -90,7 +90,9 @@ fn indexes(namespace: &Netns) -> (u32, u32) {
         admin.add_address("a1", "fd01::1/64".parse().unwrap()).unwrap();
         (admin.index("a0").unwrap(), admin.index("a1").unwrap())
     };
-    namespace.run(find).unwrap()
+    let found = namespace.run(find).unwrap();
+    settle(namespace);
+    found
 }
 
 #[test]
