@@ -91,9 +91,8 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn neighbour(&self, key: &NeighbourKey) -> Option<&NeighbourEntry> {
-        // SAFETY: NEIGHBOURS is preallocated, so the memory is always an entry; one that is replaced at this moment may be
-        // read half old, half new, as the loader writes entries by delete and insert only while the program is suspended,
-        // and otherwise whole-value updates, which give a new element.
+        // SAFETY: the memory is always an entry. The kernel may give a replaced one to another neighbour while it is read
+        // here: then one packet goes to that one's address, as if it had come a moment later by another route.
         unsafe { NEIGHBOURS.get(key) }
     }
 
@@ -121,7 +120,7 @@ impl Tables for Maps<'_> {
 /// What is known of an interface.
 #[inline(always)]
 pub fn link(ifindex: u32) -> Option<&'static LinkEntry> {
-    // SAFETY: as for NEIGHBOURS; links change only while the program is suspended.
+    // SAFETY: links change only while the program is suspended.
     unsafe { LINKS.get(ifindex) }
 }
 

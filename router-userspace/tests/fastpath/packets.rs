@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
