@@ -5,8 +5,8 @@ use super::{Options, RouterError};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
 use crate::kernel::{Event, ForeignPrograms, Kernel, Netlink, remove_empty_clsact, survey};
-use crate::mirror;
-use crate::model::{Family, Host};
+use crate::mirror::{self, MarkClasses};
+use crate::model::Host;
 use crate::policy::{Mode, Policy};
 use crate::safety::{self, Facts, Judgement, May, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
@@ -251,7 +251,7 @@ impl Engine {
             self.load(mode)?;
         }
         self.judgement = self.judge(policy);
-        let desired = mirror::desired(policy, &self.host, &mark_classes(&self.judgement));
+        let desired = mirror::desired(policy, &self.host, &(&self.judgement).into());
         desired.check()?;
         let changes = mirror::diff(&desired, &self.host, self.kernel.mark_chain()?);
         if !changes.is_empty() {
@@ -272,8 +272,7 @@ impl Engine {
         let Some(fast) = &mut self.fast else { return Judgement::default() };
         self.facts = facts(fast, &self.host);
         self.surveyed = Instant::now();
-        let mut host = self.host.clone();
-        host.rules.extend(policy.rpdb().cloned());
+        let host = mirror::after(&mirror::desired(policy, &self.host, &MarkClasses::default()), &self.host);
         safety::judge(&host, &self.facts, &Wanted { settings: &policy.router, marks: &policy.mark_rules() })
     }
 
@@ -387,17 +386,6 @@ impl Engine {
             reasons.collect::<Vec<_>>().join("; ")
         )))
     }
-}
-
-/// The rules that the mirror holds for the marks of the fast path.
-fn mark_classes(judgement: &Judgement) -> Vec<mirror::MarkClass> {
-    let mask = judgement.mark_bits.unwrap_or(0);
-    let both = Family::BOTH.into_iter();
-    both.flat_map(|family| {
-        let classes = judgement.mark_classes.iter();
-        classes.map(move |(table, value)| mirror::MarkClass { family, table: *table, value: *value, mask })
-    })
-    .collect()
 }
 
 /// Says how far a long change is, every second or so.
