@@ -1,7 +1,7 @@
 //! `compare`: many packets decided by the fast path, by the kernel and by the reference, until one differs.
 
 use super::counterexample::{Counterexample, Side, commands};
-use super::decide::{self, Decider, DeciderError, Fast, Measure};
+use super::decide::{self, DeciderError, Fast, Measure, Refresh};
 use super::explain::{ExplainError, FastSide, explain_packet};
 use super::packet::Packet;
 use super::reference::Reference;
@@ -51,7 +51,7 @@ pub struct Subject<'a> {
     /// The kernel.
     pub kernel: &'a mut dyn Kernel,
     /// The program.
-    pub decider: &'a mut dyn Decider,
+    pub decider: &'a mut dyn Refresh,
     /// The policy file, for names and `[[mark]]`.
     pub policy: Option<&'a Policy>,
     /// Whether the mirror's rules for Wayfork's own mark bits are installed, so that the kernel can be asked where a packet
@@ -117,7 +117,7 @@ pub fn compare(
                 report.counterexample = Some(counterexample(subject, &measure, packet)?);
                 return Ok(report);
             }
-            if report.packets % 256 == 0 {
+            if report.packets.is_multiple_of(256) {
                 progress(report.packets);
             }
         };

@@ -33,14 +33,17 @@ pub struct Fast {
 pub trait Decider {
     /// Decides `packet`, which comes in by `link`. Changes no counter and no state.
     fn decide(&mut self, packet: &Packet, link: &Link) -> Result<Fast, DeciderError>;
+}
 
+/// A decider of our own, which can follow the kernel's state.
+pub trait Refresh: Decider {
     /// Brings what it decides by up to date with a newer snapshot.
     fn refresh(&mut self, host: &Host) -> Result<(), DeciderError>;
 }
 
 /// The program could not be run.
 #[derive(Debug, thiserror::Error)]
-#[error("run the fast path on a test packet: {0}")]
+#[error("ask the fast path: {0}")]
 pub struct DeciderError(pub String);
 
 impl Fast {

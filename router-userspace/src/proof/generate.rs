@@ -19,7 +19,9 @@ struct Values {
     family: Family,
     rules: Vec<Wish>,
     addresses: Vec<IpAddr>,
-    plain_sources: Vec<IpAddr>,
+    /// Those that are neither this host's nor special to the kernel: else most packets would end there, and show nothing of
+    /// the rules.
+    plain: Vec<IpAddr>,
     marks: Vec<u32>,
     protocols: Vec<u8>,
     ports: Vec<u16>,
@@ -90,9 +92,8 @@ impl Values {
         let mut addresses: BTreeSet<IpAddr> =
             nets.iter().flat_map(|net| around(*net)).chain(own.iter().copied()).collect();
         addresses.extend(unrelated(family).into_iter().chain(special(family)));
-        // Sources that a router accepts: else most packets would end as martians and show nothing of the rules.
         let is_plain = |addr: &&IpAddr| !own.contains(addr) && !special(family).contains(addr) && !is_multicast(**addr);
-        let plain_sources = addresses.iter().filter(is_plain).copied().collect();
+        let plain = addresses.iter().filter(is_plain).copied().collect();
         let marks: BTreeSet<u32> = rules.iter().filter_map(|wish| wish.mark).flat_map(marks_around).collect();
         let ports: BTreeSet<u16> =
             rules.iter().flat_map(|wish| [wish.sport, wish.dport]).flatten().flat_map(ports_around).collect();
@@ -106,7 +107,7 @@ impl Values {
         Values {
             family,
             addresses: addresses.into_iter().collect(),
-            plain_sources,
+            plain,
             marks: marks.into_iter().chain([0, 1, u32::MAX]).collect(),
             protocols: protocols.collect::<BTreeSet<u8>>().into_iter().chain([UDP, TCP, icmp]).collect(),
             ports: ports.into_iter().chain([1, 53, 443, 65535]).collect(),
@@ -117,11 +118,8 @@ impl Values {
 
     /// Any packet.
     fn any(&self, rng: &mut Rng, iif: u32) -> Packet {
-        let to = self.address(rng);
-        let from = match rng.u8(..20) {
-            0 => self.address(rng),
-            _ => choose(rng, &self.plain_sources).unwrap_or_else(|| self.address(rng)),
-        };
+        let to = if rng.u8(..6) == 0 { self.any_address(rng) } else { self.plain_address(rng) };
+        let from = if rng.u8(..20) == 0 { self.any_address(rng) } else { self.plain_address(rng) };
         Packet {
             iif: Some(iif),
             from: Some(from),
@@ -134,8 +132,12 @@ impl Values {
         }
     }
 
-    fn address(&self, rng: &mut Rng) -> IpAddr {
+    fn any_address(&self, rng: &mut Rng) -> IpAddr {
         choose(rng, &self.addresses).unwrap_or(self.family.default_prefix().addr())
+    }
+
+    fn plain_address(&self, rng: &mut Rng) -> IpAddr {
+        choose(rng, &self.plain).unwrap_or_else(|| self.any_address(rng))
     }
 
     fn port(&self, rng: &mut Rng) -> u16 {
@@ -172,8 +174,8 @@ impl Values {
     /// Changes one field to another value worth a try.
     fn disturb(&self, rng: &mut Rng, packet: &mut Packet) {
         match rng.u8(..8) {
-            0 => packet.from = choose(rng, &self.plain_sources),
-            1 => packet.to = self.address(rng),
+            0 => packet.from = Some(self.plain_address(rng)),
+            1 => packet.to = self.any_address(rng),
             2 => packet.mark ^= 1 << rng.u32(..32),
             3 => packet.mark = choose(rng, &self.marks).unwrap_or(0),
             4 => packet.ipproto = choose(rng, &self.protocols).unwrap_or(UDP),

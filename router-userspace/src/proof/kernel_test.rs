@@ -2,25 +2,17 @@
 #![allow(clippy::unwrap_used)]
 
 use super::generate::Generator;
-use super::testing::{INTERFACES, randomize, world};
-use super::{Measure, ask, route_command, rule_command};
-use crate::model::Host;
+use super::testing::{INTERFACES, all_commands, have_object, randomize, world};
+use super::{Measure, Program, Subject, ask, compare as compare_all, generated};
+use crate::policy::Policy;
 use router_common::verdict::Verdict;
 use std::collections::BTreeMap;
 
-/// All that makes a host, to be pasted.
-fn commands(host: &Host) -> String {
-    let mut lines: Vec<String> = host.rules.iter().map(rule_command).collect();
-    let added = host.routes.iter().filter(|route| route.protocol != 2);
-    lines.extend(added.map(|route| route_command(host, route)));
-    lines.join("\n")
-}
-
-/// Compares on one random router; gives how many packets got each verdict.
-fn compare(seed: u64, packets: usize) -> BTreeMap<Verdict, usize> {
+/// Holds the reference against the kernel on one random router; gives how many packets got each verdict.
+fn hold(seed: u64, packets: usize) -> BTreeMap<Verdict, usize> {
     let Some(world) = world() else { return BTreeMap::new() };
     world.run(|kernel| {
-        let host = randomize(kernel, &mut fastrand::Rng::with_seed(seed));
+        let host = randomize(kernel, &mut fastrand::Rng::with_seed(seed), false);
         let ingress = INTERFACES.iter().map(|name| host.link(name).unwrap().index).collect();
         let mut generator = Generator::new(&host, &[], ingress, seed);
         let measure = Measure::new(&host, &[]);
@@ -37,7 +29,7 @@ fn compare(seed: u64, packets: usize) -> BTreeMap<Verdict, usize> {
                 "seed {seed}: {packet:?}\nthe kernel: {answer:?}\nthe reference: {reference:#?}\nlinks: {:#?}\nall: {:?}\n{}",
                 packet.iif.and_then(|iif| host.links.get(&iif)),
                 host.settings,
-                commands(&host)
+                all_commands(&host)
             );
         }
         verdicts
@@ -46,10 +38,10 @@ fn compare(seed: u64, packets: usize) -> BTreeMap<Verdict, usize> {
 
 #[test]
 fn the_reference_decides_as_the_kernel_on_random_routers() {
-    let routers: u64 = std::env::var("WAYFORK_ROUTERS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    let routers = routers(40);
     let mut all: BTreeMap<Verdict, usize> = BTreeMap::new();
     for seed in 0..routers {
-        for (verdict, count) in compare(seed, 500) {
+        for (verdict, count) in hold(seed, 500) {
             *all.entry(verdict).or_default() += count;
         }
     }
@@ -61,4 +53,49 @@ fn the_reference_decides_as_the_kernel_on_random_routers() {
         assert!(all.get(&verdict).is_some_and(|count| *count >= 100), "too few of {}: {all:?}", verdict.name());
     }
     assert_eq!(all.get(&Verdict::Undecided), None, "the random rules hold nothing that the reference does not know");
+}
+
+/// How many random routers a test tries; WAYFORK_ROUTERS for more of them.
+fn routers(usual: u64) -> u64 {
+    std::env::var("WAYFORK_ROUTERS").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
+#[test]
+fn the_program_the_kernel_and_the_reference_agree_on_random_routers() {
+    if !have_object() {
+        return;
+    }
+    let (mut decided, mut all, mut passed, mut forward_passed) = (0, 0, BTreeMap::new(), BTreeMap::new());
+    for seed in 0..routers(30) {
+        let Some(world) = world() else { return };
+        let report = world.run(|kernel| {
+            let host = randomize(kernel, &mut fastrand::Rng::with_seed(seed), seed % 4 != 0);
+            let policy = Policy::default();
+            let mut program = Program::load(&host, &policy).unwrap();
+            let packets = &mut generated(&host, &[], seed, 500);
+            let mut subject = Subject { kernel, decider: &mut program, policy: None, marks_installed: false };
+            let report = compare_all(&mut subject, host.clone(), packets, &mut |_| {}).unwrap();
+            if report.counterexample.is_some() {
+                eprintln!(
+                    "seed {seed}\n{}\n{:#?}\n{:?}",
+                    all_commands(&host),
+                    report.counterexample,
+                    program.judgement().interfaces
+                );
+            }
+            report
+        });
+        assert_eq!(report.disagree, 0, "seed {seed}");
+        assert_eq!(report.packets, 500);
+        decided += report.decided;
+        all += report.packets;
+        for (reason, count) in report.passed {
+            *passed.entry(reason).or_insert(0) += count;
+        }
+        for (reason, count) in report.forward_passed {
+            *forward_passed.entry(reason).or_insert(0) += count;
+        }
+    }
+    eprintln!("{decided} of {all} decided; passed {passed:?}; of these forwarded by the kernel {forward_passed:?}");
+    assert!(decided * 5 > all, "the fast path decided only {decided} of {all}: nothing was compared");
 }

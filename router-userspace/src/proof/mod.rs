@@ -2,6 +2,8 @@
 //! packets compared.
 
 mod compare;
+#[cfg(test)]
+mod compare_test;
 mod counterexample;
 mod decide;
 mod explain;
@@ -9,6 +11,7 @@ pub mod generate;
 #[cfg(test)]
 mod kernel_test;
 pub mod packet;
+mod program;
 mod question;
 pub mod reference;
 mod shrink;
@@ -18,11 +21,12 @@ mod text;
 
 pub use compare::{CompareError, Report, Subject, compare, generated, ingress};
 pub use counterexample::{Counterexample, Side};
-pub use decide::{Decider, DeciderError, Fast, Measure, agree, ask, askable};
+pub use decide::{Decider, DeciderError, Fast, Measure, Refresh, agree, ask, askable};
 pub use explain::{
     ExplainError, Explanation, FastSide, FastView, KernelView, PacketView, RuleView, SourceView, StepView, explain,
     explain_packet,
 };
 pub use packet::Packet;
+pub use program::{Live, Program, ProgramError};
 pub use question::{BadQuestion, Question};
 pub use text::{route_command, route_text, rule_command};

@@ -46,6 +46,10 @@ fn candidates(packet: &Packet) -> Vec<Packet> {
     for bit in 0..32 {
         offer(Packet { mark: packet.mark & !(1 << bit), ..*packet });
     }
+    for smaller in [|port: u16| port >> 1, |port: u16| port.saturating_sub(1)] {
+        offer(Packet { sport: smaller(packet.sport), ..*packet });
+        offer(Packet { dport: smaller(packet.dport), ..*packet });
+    }
     for bit in 0..16 {
         offer(Packet { sport: packet.sport & !(1 << bit), ..*packet });
         offer(Packet { dport: packet.dport & !(1 << bit), ..*packet });

@@ -1,0 +1,145 @@
+//! `compare` itself: that it finds what differs, makes it small, and is not misled by a kernel that moves.
+#![allow(clippy::unwrap_used)]
+
+use super::testing::{World, have_object, world};
+use super::*;
+use crate::kernel::{Kernel, Netlink};
+use crate::model::{Family, Host, Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
+use crate::policy::Policy;
+use router_common::verdict::{Action, Verdict};
+
+/// A default route by up0 in `main`, one by up1 in table 111, for packets marked 0x20.
+fn two_ways(kernel: &mut Netlink) -> Host {
+    let host = kernel.host().unwrap();
+    for (table, name, via) in [(254, "up0", "10.3.0.2"), (111, "up1", "10.4.0.2")] {
+        let dev = host.link(name).unwrap().index;
+        let hop = NextHop { via: via.parse().ok(), dev, weight: 1, ..NextHop::default() };
+        let route = Route {
+            family: Family::Ipv4,
+            table,
+            dst: Family::Ipv4.default_prefix(),
+            kind: RouteKind::Unicast,
+            src: None,
+            tos: 0,
+            metric: 0,
+            protocol: 3,
+            scope: 0,
+            prefsrc: None,
+            mtu: None,
+            mtu_locked: false,
+            pref: 0,
+            nhid: 0,
+            nexthops: vec![hop],
+        };
+        kernel.add_route(&route).unwrap();
+    }
+    kernel.add_rule(&marked(100, 0x20, RuleAction::Table(111))).unwrap();
+    kernel.host().unwrap()
+}
+
+fn marked(priority: u32, mark: u32, action: RuleAction) -> Rule {
+    let selectors = Selectors { fwmark: Some((mark, 0xff)), ..Selectors::default() };
+    Rule { selectors, action, protocol: 3, ..Rule::lookup(Family::Ipv4, priority, 0) }
+}
+
+/// A program that answers wrongly about some packets.
+struct Lying<F>(Program, F);
+
+impl<F: FnMut(&Packet, &mut Fast)> Decider for Lying<F> {
+    fn decide(&mut self, packet: &Packet, link: &Link) -> Result<Fast, DeciderError> {
+        let mut fast = self.0.decide(packet, link)?;
+        (self.1)(packet, &mut fast);
+        Ok(fast)
+    }
+}
+
+impl<F: FnMut(&Packet, &mut Fast)> Refresh for Lying<F> {
+    fn refresh(&mut self, host: &Host) -> Result<(), DeciderError> {
+        self.0.refresh(host)
+    }
+}
+
+/// A world and the object, or a loud word about what is missing.
+fn ready() -> Option<World> {
+    if have_object() { world() } else { None }
+}
+
+fn run(world: &World, lie: impl FnMut(&Packet, &mut Fast) + Send) -> Report {
+    world.run(|kernel| {
+        let host = two_ways(kernel);
+        let packets = &mut generated(&host, &[], 3, 2000);
+        let mut lying = Lying(Program::load(&host, &Policy::default()).unwrap(), lie);
+        let mut subject = Subject { kernel, decider: &mut lying, policy: None, marks_installed: false };
+        compare(&mut subject, host, packets, &mut |_| {}).unwrap()
+    })
+}
+
+#[test]
+fn a_wrong_interface_is_found_and_its_packet_made_small() {
+    let Some(world) = ready() else { return };
+    let report = run(&world, |packet, fast| {
+        if fast.action == Action::Redirect && packet.mark & 0xff == 0x20 && packet.dport > 100 {
+            fast.oif += 1;
+        }
+    });
+    assert_eq!((report.disagree, report.agree), (1, report.packets - 1));
+    let example = report.counterexample.unwrap();
+    assert_eq!(example.differs, Side::FastPath);
+    let packet = &example.explanation.packet;
+    assert_eq!((packet.mark, packet.sport, packet.dscp), (0x20, 0, 0), "only what the lie looks at is left");
+    assert_eq!(packet.dport, 101);
+    assert!(!example.explanation.agree);
+    assert!(
+        example
+            .commands
+            .iter()
+            .any(|line| line.starts_with("ip -4 rule add priority 100 from all fwmark 0x20/0xff lookup 111"))
+    );
+    assert!(example.commands.contains(&"ip -4 route add default via 10.4.0.2 dev up1 table 111".to_owned()));
+}
+
+#[test]
+fn a_drop_of_what_the_kernel_forwards_is_found() {
+    let Some(world) = ready() else { return };
+    let report = run(&world, |_, fast| {
+        if fast.action == Action::Redirect {
+            (fast.action, fast.verdict, fast.oif, fast.via, fast.table) =
+                (Action::Drop, Verdict::Blackhole, 0, None, 0);
+        }
+    });
+    assert_eq!(report.disagree, 1);
+    assert_eq!(report.counterexample.unwrap().explanation.ebpf.unwrap().verdict.as_deref(), Some("blackhole"));
+}
+
+#[test]
+fn an_honest_program_agrees_and_is_counted() {
+    let Some(world) = ready() else { return };
+    let report = run(&world, |_, _| {});
+    assert_eq!((report.disagree, report.packets, &report.counterexample), (0, 2000, &None));
+    assert_eq!(report.decided + report.passed.values().sum::<u64>(), 2000);
+    assert_eq!(report.verdicts.values().sum::<u64>(), 2000);
+    assert!(report.decided > 300, "{report:?}");
+    assert_eq!(report.moved, 0);
+}
+
+#[test]
+fn packets_are_asked_again_when_the_rules_move() {
+    let Some(world) = ready() else { return };
+    let report = world.run(|kernel| {
+        let host = two_ways(kernel);
+        let mut other = Netlink::open().unwrap();
+        let mut packets = generated(&host, &[], 3, 2000).enumerate().map(|(number, packet)| {
+            // What was sent up1 is refused from now on, and later sent again.
+            if number == 500 {
+                other.add_rule(&marked(50, 0x20, RuleAction::Blackhole)).unwrap();
+            } else if number == 1200 {
+                other.delete_rule(&marked(50, 0x20, RuleAction::Blackhole)).unwrap();
+            }
+            packet
+        });
+        let mut program = Program::load(&host, &Policy::default()).unwrap();
+        let mut subject = Subject { kernel, decider: &mut program, policy: None, marks_installed: false };
+        compare(&mut subject, host.clone(), &mut packets, &mut |_| {}).unwrap()
+    });
+    assert_eq!((report.disagree, report.packets, report.moved), (0, 2000, 2));
+}

@@ -1,0 +1,119 @@
+//! The TC program, loaded for questions: never attached, so that no packet and no counter ever sees it.
+
+use super::decide::{Decider, DeciderError, Fast, Refresh};
+use super::packet::Packet;
+use crate::compile::{CounterSlots, Generation, Input, compile};
+use crate::fastpath::{self, Capacity, Context, FastPath};
+use crate::kernel::{ForeignPrograms, survey};
+use crate::model::{Host, Link};
+use crate::policy::Policy;
+use crate::safety::{Facts, Judgement, Wanted, judge};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Nobody renews the lease of a program that serves no traffic.
+const LEASE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A program of our own for one question or many.
+pub struct Program {
+    fast: FastPath,
+    slots: CounterSlots,
+    generation: Generation,
+    policy: Policy,
+    judgement: Judgement,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// It could not be loaded or written.
+    #[error(transparent)]
+    FastPath(#[from] fastpath::Error),
+    /// The rules do not fit it.
+    #[error(transparent)]
+    TooLarge(#[from] crate::compile::TooLarge),
+}
+
+impl Program {
+    /// Loads the program for what the host has now, as `run` would with `policy`: the guard of this host decides how far it
+    /// goes on each interface. Acts on the network namespace of the calling thread, which must stay the same.
+    pub fn load(host: &Host, policy: &Policy) -> Result<Self, ProgramError> {
+        let mut program = Program {
+            fast: FastPath::load(Capacity::of(&Generation::default()))?,
+            slots: CounterSlots::default(),
+            generation: Generation::default(),
+            policy: policy.clone(),
+            judgement: Judgement::default(),
+        };
+        program.write(host)?;
+        Ok(program)
+    }
+
+    /// What the guard allows on each interface.
+    pub fn judgement(&self) -> &Judgement {
+        &self.judgement
+    }
+
+    fn write(&mut self, host: &Host) -> Result<(), ProgramError> {
+        let marks = self.policy.mark_rules();
+        let facts = facts(&mut self.fast, host);
+        self.judgement = judge(host, &facts, &Wanted { settings: &self.policy.router, marks: &marks });
+        let input = Input {
+            may: self.judgement.interfaces.iter().map(|(index, judged)| (*index, judged.may.number())).collect(),
+            marks,
+            mark_bits: self.judgement.mark_bits.unwrap_or(0),
+            mark_classes: self.judgement.mark_classes.clone(),
+            marks_in_use: self.judgement.marks_in_use.clone(),
+        };
+        self.generation = compile(host, &input, &mut self.slots)?;
+        if !self.fast.fits(&self.generation) {
+            self.fast = FastPath::load(Capacity::of(&self.generation))?;
+        }
+        self.fast.apply(&self.generation)?;
+        self.fast.renew_lease(LEASE)?;
+        Ok(())
+    }
+}
+
+/// What on this host could act on a packet besides routing.
+fn facts(fast: &mut FastPath, host: &Host) -> Facts {
+    let mut programs = ForeignPrograms { tcx: BTreeMap::new(), ..ForeignPrograms::default() };
+    for link in host.links.values() {
+        match fast.foreign_programs(link.index) {
+            Ok(found) if found.is_empty() => {}
+            Ok(found) => {
+                programs.tcx.insert(link.index, found.into_iter().map(|program| program.name).collect());
+            }
+            Err(error) => programs.doubts.push(format!("TC programs of {}: {error}", link.name)),
+        }
+    }
+    survey(programs)
+}
+
+impl Decider for Program {
+    fn decide(&mut self, packet: &Packet, link: &Link) -> Result<Fast, DeciderError> {
+        Live { fast: &mut self.fast, counters: &self.generation.counters }.decide(packet, link)
+    }
+}
+
+impl Refresh for Program {
+    fn refresh(&mut self, host: &Host) -> Result<(), DeciderError> {
+        self.write(host).map_err(|error| DeciderError(error.to_string()))
+    }
+}
+
+/// A program that serves traffic, asked with its live maps.
+pub struct Live<'a> {
+    /// The running fast path.
+    pub fast: &'a mut FastPath,
+    /// The rule behind each counter: [`Generation::counters`] of the generation in force.
+    pub counters: &'a [Option<String>],
+}
+
+impl Decider for Live<'_> {
+    fn decide(&mut self, packet: &Packet, link: &Link) -> Result<Fast, DeciderError> {
+        let context = Context { ifindex: link.index, mark: packet.mark, ..Context::default() };
+        let decision = self.fast.probe_frame(&packet.frame(link), context);
+        Fast::new(&decision.map_err(|error| DeciderError(error.to_string()))?, self.counters)
+    }
+}
