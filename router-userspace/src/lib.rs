@@ -14,3 +14,4 @@ pub mod policy;
 pub mod proof;
 pub mod router;
 pub mod safety;
+pub mod scratch;

@@ -237,12 +237,22 @@ pub enum TunKind {
 /// Makes a TUN or TAP device in the namespace of the calling thread, without packet information (IFF_NO_PI). Reading and
 /// writing the descriptor receives and sends one packet each. The device goes with the descriptor unless `persistent`.
 pub fn tun(name: &str, kind: TunKind, persistent: bool) -> Result<OwnedFd> {
+    tun_at(name, kind, persistent, None)
+}
+
+/// The same with an interface index of one's own choice (TUNSETIFINDEX).
+pub fn tun_at(name: &str, kind: TunKind, persistent: bool, index: Option<u32>) -> Result<OwnedFd> {
     let what = format!("make TUN device {name}");
     let failed = |cause: io::Error| Error::new(what.as_str(), cause);
     if name.is_empty() || name.len() >= libc::IFNAMSIZ {
         return Err(failed(io::Error::from_raw_os_error(libc::EINVAL)));
     }
     let file = std::fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(failed)?;
+    if let Some(index) = index {
+        // SAFETY: the descriptor is open and TUNSETIFINDEX takes a pointer to an unsigned int.
+        let outcome = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFINDEX, &raw const index) };
+        nix::errno::Errno::result(outcome).map_err(|errno| failed(errno.into()))?;
+    }
     // SAFETY: `ifreq` is plain data, for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {

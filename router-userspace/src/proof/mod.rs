@@ -16,7 +16,7 @@ mod question;
 pub mod reference;
 mod shrink;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod text;
 
 pub use compare::{CompareError, Report, Subject, compare, generated, ingress};

@@ -2,27 +2,7 @@
 
 use super::control::Response;
 use super::engine::Engine;
-use crate::fastpath::{Context, FastPath};
-use crate::model::{Host, Link};
-use crate::proof::{Decider, DeciderError, Fast, FastSide, Packet, Question, explain};
-
-/// The loaded program with the maps of the generation in force.
-struct Live<'a> {
-    fast: &'a mut FastPath,
-    counters: &'a [Option<String>],
-}
-
-impl Decider for Live<'_> {
-    fn decide(&mut self, packet: &Packet, link: &Link) -> Result<Fast, DeciderError> {
-        let context = Context { ifindex: link.index, mark: packet.mark, ..Context::default() };
-        let decision = self.fast.probe_frame(&packet.frame(link), context);
-        Fast::new(&decision.map_err(|error| DeciderError(error.to_string()))?, self.counters)
-    }
-
-    fn refresh(&mut self, _: &Host) -> Result<(), DeciderError> {
-        Ok(()) // The loop brings it up to date.
-    }
-}
+use crate::proof::{FastSide, Live, Question, explain};
 
 impl Engine {
     /// Decides one packet with the live maps and the kernel as it is.
