@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod compile;
 pub mod fastpath;
+pub mod import;
 pub mod kernel;
 pub mod lab;
 pub mod mirror;

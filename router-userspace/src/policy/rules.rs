@@ -291,8 +291,8 @@ pub(super) fn lower(findings: &mut Findings<'_>, statements: &[Statement]) -> Ve
         let named = |rule| LoweredRule { rule, name: statement.name.clone(), at: at.clone() };
         all.extend(rules.into_iter().map(|rule| (named(rule), index)));
     }
-    // Stable: the rules of one priority come from one statement (or are the landing of the one before, with none of its own).
-    all.sort_by_key(|(lowered, _)| lowered.rule.priority);
+    // Stable: within a family the rules of one priority come from one statement, in its order.
+    all.sort_by_key(|(lowered, _)| (lowered.rule.priority, lowered.rule.family));
     all
 }
 

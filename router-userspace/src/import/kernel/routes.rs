@@ -1,0 +1,168 @@
+//! The routes of a host as `[[route]]`.
+
+use super::super::write::{Section, quoted};
+use super::Import;
+use crate::model::{
+    Family, NextHop, OWN_PROTOCOL, Route, RouteKind, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, protocol_name,
+};
+use crate::policy::{Policy, PolicyRoute, Via};
+use std::collections::HashSet;
+use std::fmt::Write;
+
+/// RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC (include/uapi/linux/rtnetlink.h).
+const KERNEL: u8 = 2;
+const BOOT: u8 = 3;
+const STATIC: u8 = 4;
+
+impl Import<'_> {
+    /// The routes of all tables but the kernel's own; of `main` and `default` those that were set by hand.
+    pub(super) fn routes(&mut self) {
+        let host = self.host;
+        let mut slots = HashSet::new();
+        for route in &host.routes {
+            let wanted = match route.table {
+                0 | TABLE_LOCAL => false,
+                TABLE_MAIN | TABLE_DEFAULT => matches!(route.protocol, BOOT | STATIC | OWN_PROTOCOL),
+                _ => route.protocol != KERNEL,
+            };
+            let known = !matches!(
+                route.kind,
+                RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast
+            );
+            if !wanted || !known {
+                continue;
+            }
+            let what = self.describe(route);
+            let checked = self.route(route).and_then(|section| {
+                let same = |policy: &Policy| match policy.routes.as_slice() {
+                    [one] => self.is_same(route, one),
+                    _ => false,
+                };
+                self.verify(&section, same)?;
+                if slots.insert((route.family, route.table, route.dst, route.metric)) {
+                    Ok(section)
+                } else {
+                    Err("another route has the same destination and metric".to_owned())
+                }
+            });
+            match checked {
+                Ok(section) => self.body += &(section.text() + "\n"),
+                Err(why) => self.leave_out(what, &why, None, Some(route.clone())),
+            }
+        }
+    }
+
+    fn route(&self, route: &Route) -> Result<Section, String> {
+        let unsaid = [
+            (route.src.is_some_and(|src| src.prefix_len() > 0), "it is for some sources only"),
+            (route.tos != 0, "it is for one TOS only"),
+            (route.mtu_locked, "its mtu is locked"),
+            (route.pref != 0, "it has a router preference"),
+            (route.nexthops.iter().any(|hop| hop.encap), "it wraps the packet"),
+        ];
+        if let Some((_, why)) = unsaid.iter().find(|(is, _)| *is) {
+            return Err((*why).to_owned());
+        }
+        let mut section = Section::new("route");
+        section.comment(format!("owner: {}", protocol_name(route.protocol)));
+        if route.nhid != 0 {
+            section.comment(format!("by next-hop object {}, whose way out is written down here", route.nhid));
+        }
+        let learned = matches!(protocol_name(route.protocol).as_str(), "dhcp" | "ra");
+        if learned && route.nexthops.iter().any(|hop| hop.via.is_some()) {
+            section.comment("via = \"learned\" would follow the gateway that is announced");
+        }
+        if route.table != TABLE_MAIN {
+            section.line("table", self.tables.value(route.table));
+        }
+        let default = route.dst.prefix_len() == 0;
+        section.line("to", quoted(&if default { "default".to_owned() } else { route.dst.to_string() }));
+        let evident = |family| match family {
+            Family::Ipv4 => route.nexthops.iter().all(|hop| hop.via.is_none_or(|via| via.is_ipv4())),
+            Family::Ipv6 => true,
+        };
+        let addressed = !default || route.prefsrc.is_some() || route.nexthops.iter().any(|hop| hop.via.is_some());
+        if !addressed || !evident(route.family) {
+            section.line("family", quoted(&route.family.to_string()));
+        }
+        if route.kind != RouteKind::Unicast {
+            section.line("type", quoted(route.kind.name()));
+        } else if let [hop] = route.nexthops.as_slice() {
+            for (key, value) in self.hop(hop)? {
+                section.line(key, value);
+            }
+        } else {
+            let mut hops = Vec::new();
+            for hop in &route.nexthops {
+                let mut fields = self.hop(hop)?;
+                fields.push(("weight", hop.weight.to_string()));
+                let fields: Vec<String> = fields.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
+                hops.push(format!("{{ {} }}", fields.join(", ")));
+            }
+            section.line("nexthops", format!("[{}]", hops.join(", ")));
+        }
+        if route.metric != default_metric(route.family) {
+            section.line("metric", route.metric.to_string());
+        }
+        if let Some(src) = route.prefsrc {
+            section.line("src", quoted(&src.to_string()));
+        }
+        if let Some(mtu) = route.mtu {
+            section.line("mtu", mtu.to_string());
+        }
+        Ok(section)
+    }
+
+    fn hop(&self, hop: &NextHop) -> Result<Vec<(&'static str, String)>, String> {
+        let mut fields = Vec::new();
+        if let Some(via) = hop.via {
+            fields.push(("via", quoted(&via.to_string())));
+        }
+        let link = self.host.links.get(&hop.dev).ok_or("its interface is not here")?;
+        fields.push(("dev", quoted(&link.name)));
+        if hop.onlink {
+            fields.push(("onlink", "true".to_owned()));
+        }
+        Ok(fields)
+    }
+
+    fn is_same(&self, route: &Route, said: &PolicyRoute) -> bool {
+        let hops = said.nexthops.iter().zip(&route.nexthops).all(|(said, hop)| {
+            said.via == hop.via.map(Via::Address)
+                && said.dev.as_deref() == self.host.links.get(&hop.dev).map(|link| link.name.as_str())
+                && (said.weight == hop.weight || route.nexthops.len() == 1)
+                && said.onlink == hop.onlink
+        });
+        // The kernel names the loopback for the types without a way out in IPv6.
+        let out = said.kind != RouteKind::Unicast || said.nexthops.len() == route.nexthops.len() && hops;
+        out && said.family == route.family
+            && said.table == route.table
+            && said.to == route.dst
+            && said.kind == route.kind
+            && said.metric.unwrap_or(default_metric(route.family)) == route.metric
+            && said.src == route.prefsrc
+            && said.mtu == route.mtu
+    }
+
+    fn describe(&self, route: &Route) -> String {
+        let mut text = format!("{} route {} {}", route.family, route.kind.name(), route.dst);
+        for hop in &route.nexthops {
+            if let Some(via) = hop.via {
+                write!(text, " via {via}").ok();
+            }
+            if hop.dev != 0 {
+                write!(text, " dev {}", self.host.link_name(hop.dev)).ok();
+            }
+        }
+        write!(text, " table {} metric {}", route.table, route.metric).ok();
+        text
+    }
+}
+
+/// What the kernel takes a missing metric for.
+fn default_metric(family: Family) -> u32 {
+    match family {
+        Family::Ipv4 => 0,
+        Family::Ipv6 => 1024,
+    }
+}
