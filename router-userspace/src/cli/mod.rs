@@ -1,6 +1,8 @@
 //! The command line: arguments here, one file per verb, rendering apart. The only place for `anyhow` and for exit statuses.
 
 mod args;
+mod check;
+mod import;
 mod lab;
 pub mod output;
 mod policy_file;
@@ -64,7 +66,9 @@ pub fn dispatch(cli: Cli) -> Outcome {
     match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Reload(args) => run::reload(global, args),
+        Command::Check(args) => check::run(global, args),
         Command::Status => status::run(global),
+        Command::Import(args) => import::run(global, args),
         Command::Lab(args) => lab::run(global, args),
         other => anyhow::bail!("not part of this build: {other:?}"),
     }

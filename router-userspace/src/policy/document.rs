@@ -5,7 +5,7 @@ use super::diagnostic::{Diagnostic, Rejected, Source, Span};
 use super::names::{STANDARD, TableNames, Tables, table_number};
 use super::selectors::MOST;
 use super::values::{choice, mark};
-use super::{Bypass, FastPathCap, Loaded, Mode, Policy, RouterSettings, Table};
+use super::{Bypass, Counts, FastPathCap, Loaded, Mode, Policy, RouterSettings, Table};
 use super::{marks, reach, routes, rules, syntax};
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -15,16 +15,20 @@ const SECTIONS: [&str; 5] = ["router", "tables", "route", "mark", "rule"];
 
 /// Parses and validates a text.
 pub(super) fn parse(text: Source, names: &TableNames) -> Result<Loaded, Rejected> {
-    let (policy, errors, warnings) = {
+    let ((policy, counts), errors, warnings) = {
         let mut findings = Findings::new(&text);
         let policy = read(&mut findings, &text, names);
         findings.finish();
         (policy, findings.errors, findings.warnings)
     };
-    if errors.is_empty() { Ok(Loaded { policy, warnings, text }) } else { Err(Rejected { errors, warnings, text }) }
+    if errors.is_empty() {
+        Ok(Loaded { policy, warnings, text, counts })
+    } else {
+        Err(Rejected { errors, warnings, text })
+    }
 }
 
-fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames) -> Policy {
+fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames) -> (Policy, Counts) {
     let (root, syntax) = syntax::parse(text);
     let root = root.get_ref();
     let sections: BTreeMap<&str, (Span, &Spanned<DeValue<'_>>)> =
@@ -74,7 +78,8 @@ fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames) -> Polic
     if findings.errors.is_empty() {
         reach::warn(findings, &policy, &statements, &lowered);
     }
-    policy
+    let counts = Counts { rules: rule_sections.len(), routes: route_sections.len(), marks: mark_sections.len() };
+    (policy, counts)
 }
 
 /// `[router]` or `[[rule]]`: a section as it is written.

@@ -180,6 +180,19 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// What the places point into.
     pub text: Source,
+    /// What the file is made of.
+    pub counts: Counts,
+}
+
+/// How many sections of each kind a file has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// `[[rule]]`.
+    pub rules: usize,
+    /// `[[route]]`.
+    pub routes: usize,
+    /// `[[mark]]`.
+    pub marks: usize,
 }
 
 impl Policy {

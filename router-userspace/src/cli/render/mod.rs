@@ -1,3 +1,4 @@
 //! How answers look.
 
+pub mod diagnostics;
 pub mod lab;

@@ -1,0 +1,238 @@
+//! What is wrong with a policy file: drawn for people, as JSON for scripts.
+
+use crate::policy::{Diagnostic, Source};
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, Severity, SourceCode,
+    SourceSpan, SpanContents,
+};
+use serde_json::{Value, json};
+use std::fmt;
+
+/// How many errors, and how many warnings, a person is shown. JSON has them all.
+const SHOWN: usize = 30;
+
+/// A line longer than this, in bytes, is shown in part.
+const LONG_LINE: usize = 400;
+
+/// Errors and warnings with the lines that they are about, the mend below each.
+pub fn draw(errors: &[Diagnostic], warnings: &[Diagnostic], text: &Source, color: bool, width: usize) -> String {
+    let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_links(false).with_context_lines(1);
+    let mut drawn = String::new();
+    for (list, severity, word) in [(errors, Severity::Error, "errors"), (warnings, Severity::Warning, "warnings")] {
+        for diagnostic in list.iter().take(SHOWN) {
+            let report = Report { diagnostic, severity, text: Text(text) };
+            if handler.render_report(&mut drawn, &report).is_err() {
+                // Nothing of a diagnostic may get lost.
+                drawn += &format!("{diagnostic}\n");
+            }
+            drawn.push('\n');
+        }
+        if list.len() > SHOWN {
+            drawn += &format!("… and {} more {word}; --json lists them\n", list.len() - SHOWN);
+        }
+    }
+    drawn
+}
+
+/// `2 errors, 1 warning`.
+pub fn count(errors: usize, warnings: usize) -> String {
+    let some = |count: usize, word: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {word}")),
+        _ => Some(format!("{count} {word}s")),
+    };
+    let parts: Vec<String> = [some(errors, "error"), some(warnings, "warning")].into_iter().flatten().collect();
+    if parts.is_empty() { "nothing to say".to_owned() } else { parts.join(", ") }
+}
+
+/// The document of `check --json` (contract).
+pub fn document(errors: &[Diagnostic], warnings: &[Diagnostic]) -> Value {
+    let mut document = json!({ "schema": 1, "ok": errors.is_empty(), "errors": errors, "warnings": warnings });
+    if let Some(first) = errors.first() {
+        // As every command says that it failed.
+        document["error"] = json!({ "message": first.to_string(), "exit": super::super::Exit::Usage as u8 });
+    }
+    document
+}
+
+#[derive(Debug)]
+struct Report<'a> {
+    diagnostic: &'a Diagnostic,
+    severity: Severity,
+    text: Text<'a>,
+}
+
+/// The source as miette reads it: only the lines asked for, and only part of a very long one.
+#[derive(Debug)]
+struct Text<'a>(&'a Source);
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.diagnostic.span.is_none() {
+            write!(f, "{}: ", self.diagnostic.file)?
+        }
+        f.write_str(&self.diagnostic.message)
+    }
+}
+
+impl std::error::Error for Report<'_> {}
+
+impl miette::Diagnostic for Report<'_> {
+    fn severity(&self) -> Option<Severity> {
+        Some(self.severity)
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let help = &self.diagnostic.help;
+        (!help.is_empty()).then(|| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.diagnostic.span.as_ref().map(|_| &self.text as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let text = &self.text.0.text;
+        let span = self.diagnostic.span.as_ref()?;
+        let start = text.floor_char_boundary(span.start);
+        let end = text.floor_char_boundary(span.end).max(start);
+        // What goes over several lines is underlined in the first.
+        let line = text.get(start..end).unwrap_or_default().split('\n').next().unwrap_or_default();
+        let length = line.floor_char_boundary(LONG_LINE / 4);
+        Some(Box::new(std::iter::once(LabeledSpan::underline((start, length)))))
+    }
+}
+
+impl SourceCode for Text<'_> {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let text: &str = &self.0.text;
+        let from = text.floor_char_boundary(span.offset());
+        let to = text.floor_char_boundary(span.offset().saturating_add(span.len())).max(from);
+        let mut start = from;
+        // Without lines before it, what is wanted begins at the place itself.
+        if before > 0 {
+            start = line_start(text, from);
+            for _ in 0..before {
+                start = line_start(text, start.saturating_sub(1));
+            }
+        }
+        let mut end = line_end(text, to);
+        for _ in 0..after {
+            end = line_end(text, (end + 1).min(text.len()));
+        }
+        if end - start > LONG_LINE * (before + after + 1) {
+            start = start.max(text.floor_char_boundary(from.saturating_sub(LONG_LINE / 4)));
+            end = end.min(text.ceil_char_boundary((to + LONG_LINE / 4).min(text.len())));
+        }
+        let (line, column) = self.0.place(start);
+        let data = text.get(start..end).unwrap_or_default();
+        let lines = data.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let place = SourceSpan::from((start, data.len()));
+        let name = self.0.name.to_string();
+        Ok(Box::new(MietteSpanContents::new_named(name, data.as_bytes(), place, line - 1, column - 1, lines)))
+    }
+}
+
+/// The first byte of the line that an offset stands in.
+fn line_start(text: &str, offset: usize) -> usize {
+    text.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1)
+}
+
+/// The line feed of the line that an offset stands in, or the end.
+fn line_end(text: &str, offset: usize) -> usize {
+    text.get(offset..).and_then(|behind| behind.find('\n')).map_or(text.len(), |at| offset + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{TableNames, parse};
+
+    fn drawn(text: &str) -> String {
+        match parse("policy.toml", text, &TableNames::default()) {
+            Ok(loaded) => draw(&[], &loaded.warnings, &loaded.text, false, 100),
+            Err(rejected) => draw(&rejected.errors, &rejected.warnings, &rejected.text, false, 100),
+        }
+    }
+
+    #[test]
+    fn an_error_shows_its_line_and_the_mend() {
+        let text = "[[rule]]\npriority = 1000\niif = \"ætħ1\"   \nfrom = \"10.0.0.1/24\"\ntable = 7\n";
+        assert_eq!(
+            drawn(text),
+            "  × `10.0.0.1/24` has bits set beyond its length
+   ╭─[policy.toml:4:8]
+ 3 │ iif = \"ætħ1\"   
+ 4 │ from = \"10.0.0.1/24\"
+   ·        ─────────────
+ 5 │ table = 7
+   ╰────
+  help: the network is \"10.0.0.0/24\", the address alone \"10.0.0.1\"
+
+"
+        );
+    }
+
+    #[test]
+    fn a_warning_looks_different() {
+        assert!(drawn("[[rule]]\npriority = 40000\ntable = 7").starts_with("  ⚠ priority 40000 comes after"));
+    }
+
+    #[test]
+    fn places_at_the_edges_are_drawn() {
+        for text in ["a = [", "[", "\u{feff}x", "x", "\n\n=", "a = \"", "π = π", "x = '''\n\n\n", "rule = [{\n\n\n}]"]
+        {
+            assert!(drawn(text).contains("×"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_very_long_line_is_cut() {
+        let list = "\"10.0.0.0/8\", ".repeat(5000);
+        let text = format!("[[rule]]\npriority = 1\ntable = 1\nfrom = [{list} \"10.0.0.1/8\", {list}]\n");
+        let Err(rejected) = parse("policy.toml", &text, &TableNames::default()) else { panic!("accepted") };
+        let drawn = draw(&rejected.errors, &[], &rejected.text, false, 100);
+        assert!(drawn.contains("[policy.toml:4:70010]"), "{drawn}");
+        assert!(drawn.contains("\"10.0.0.1/8\"") && drawn.len() < 2000, "{drawn}");
+    }
+
+    #[test]
+    fn long_lists_are_cut_for_people_only() {
+        let text = "x\n".repeat(100);
+        let Err(rejected) = parse("policy.toml", &text, &TableNames::default()) else { panic!("accepted") };
+        assert!(draw(&rejected.errors, &[], &rejected.text, false, 100).contains("… and 70 more errors"));
+        assert_eq!(document(&rejected.errors, &[])["errors"].as_array().map(Vec::len), Some(100));
+    }
+
+    #[test]
+    fn the_document_has_what_scripts_rely_on() {
+        let Err(rejected) = parse("p.toml", "[router]\nmode = 5", &TableNames::default()) else { panic!("accepted") };
+        assert_eq!(
+            document(&rejected.errors, &rejected.warnings),
+            json!({
+                "schema": 1,
+                "ok": false,
+                "errors": [{ "file": "p.toml", "line": 2, "column": 8, "message": "`mode` takes a string, not an integer",
+                    "help": "put it in quotes: mode = \"5\"" }],
+                "warnings": [],
+                "error": { "message": "p.toml:2:8: `mode` takes a string, not an integer (put it in quotes: mode = \"5\")", "exit": 2 },
+            })
+        );
+        assert_eq!(document(&[], &[]), json!({ "schema": 1, "ok": true, "errors": [], "warnings": [] }));
+        assert_eq!(count(2, 1), "2 errors, 1 warning");
+    }
+
+    /// Colours are only where they are asked for.
+    #[test]
+    fn colours() {
+        let Err(rejected) = parse("p.toml", "x", &TableNames::default()) else { panic!("accepted") };
+        assert!(!draw(&rejected.errors, &[], &rejected.text, false, 100).contains('\u{1b}'));
+        assert!(draw(&rejected.errors, &[], &rejected.text, true, 100).contains('\u{1b}'));
+    }
+}
