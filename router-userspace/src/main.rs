@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use std::process::ExitCode;
-use wayfork::cli::{Cli, Exit, dispatch, output};
+use wayfork::cli::{Cli, Color, Exit, dispatch, output};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Err(error) if error.use_stderr() && std::env::args().any(|arg| arg == "--json") => {
             let text = error.render().to_string();
             let failure = wayfork::cli::Failure::new(Exit::Usage, anyhow::anyhow!("{}", text.trim()));
-            return output::failed(true, &failure.into()).into();
+            return output::failed(true, Color::Never, &failure.into()).into();
         }
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
@@ -19,10 +19,10 @@ fn main() -> ExitCode {
             return exit.into();
         }
     };
-    let json = cli.global.json;
+    let (json, color) = (cli.global.json, cli.global.color);
     match dispatch(cli) {
         Ok(exit) => exit.into(),
         Err(error) if output::ended_quietly(&error) => Exit::Done.into(),
-        Err(error) => output::failed(json, &error).into(),
+        Err(error) => output::failed(json, color, &error).into(),
     }
 }

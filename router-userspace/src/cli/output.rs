@@ -1,6 +1,8 @@
 //! Standard output and error, for people and for scripts.
 
+use super::render::diagnostics;
 use super::{Color, Exit, Failure, Global};
+use crate::policy::Rejected;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
@@ -35,16 +37,24 @@ pub fn colored(global: &Global) -> bool {
 }
 
 /// Says how a command failed, as text on standard error or as JSON on standard output, and with which status it ends.
-pub fn failed(json: bool, error: &anyhow::Error) -> Exit {
-    let exit =
-        error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Cannot, |failure| failure.exit);
-    let message = format!("{error:#}");
-    let written = if json {
-        print_json(&serde_json::json!({ "schema": 1, "error": { "message": message, "exit": exit as u8 } }))
-    } else {
-        writeln!(io::stderr().lock(), "wayfork: {message}").map_err(Into::into)
+pub fn failed(json: bool, color: Color, error: &anyhow::Error) -> Exit {
+    let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+    let exit = failure.map_or(Exit::Cannot, |failure| failure.exit);
+    let written = match (json, failure.and_then(|failure| failure.error.downcast_ref::<Rejected>())) {
+        // A policy file that was refused: all that is wrong with it, as `check` says it.
+        (true, Some(rejected)) => print_json(&diagnostics::document(&rejected.errors, &rejected.warnings)),
+        (false, Some(rejected)) => print_error(&diagnostics::rejected(rejected, color)),
+        (true, None) => print_json(
+            &serde_json::json!({ "schema": 1, "error": { "message": format!("{error:#}"), "exit": exit as u8 } }),
+        ),
+        (false, None) => print_error(&format!("wayfork: {error:#}\n")),
     };
     // Where not even the error can be written, the status is all that is left to say.
     drop(written);
     exit
+}
+
+/// Writes a text to standard error.
+pub fn print_error(text: &str) -> anyhow::Result<()> {
+    Ok(io::stderr().lock().write_all(text.as_bytes())?)
 }

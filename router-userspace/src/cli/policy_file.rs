@@ -12,18 +12,10 @@ pub fn load(path: Option<&PathBuf>) -> anyhow::Result<Policy> {
 
 /// Name and text of a file that is right.
 pub fn text(path: &Path) -> anyhow::Result<(PathBuf, String)> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    let read = match path.to_str() {
-        Some("-") => std::io::stdin().read_to_end(&mut bytes).map(drop),
-        _ => std::fs::read(path).map(|read| bytes = read),
-    };
-    read.map_err(|error| Failure::new(Exit::Usage, anyhow::anyhow!("{}: {error}", path.display())))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| Failure::new(Exit::Usage, anyhow::anyhow!("{}: not UTF-8: {error}", path.display())))?;
-    let name = path.display().to_string();
-    accept(policy::parse(&name, &text, &TableNames::of_host()))?;
-    let absolute = if name == "-" { PathBuf::from("-") } else { std::path::absolute(path)? };
+    let loaded = policy::load(path, &TableNames::of_host());
+    let text = loaded.as_ref().map(|loaded| loaded.text.text.to_string()).unwrap_or_default();
+    accept(loaded)?;
+    let absolute = if path == Path::new("-") { PathBuf::from("-") } else { std::path::absolute(path)? };
     Ok((absolute, text))
 }
 

@@ -1,12 +1,14 @@
 //! What is wrong with a policy file: drawn for people, as JSON for scripts.
 
-use crate::policy::{Diagnostic, Source};
+use crate::cli::{Color, Exit};
+use crate::policy::{Diagnostic, Loaded, Rejected, Source};
 use miette::{
     GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, Severity, SourceCode,
     SourceSpan, SpanContents,
 };
 use serde_json::{Value, json};
 use std::fmt;
+use std::io::IsTerminal;
 
 /// How many errors, and how many warnings, a person is shown. JSON has them all.
 const SHOWN: usize = 30;
@@ -15,7 +17,7 @@ const SHOWN: usize = 30;
 const LONG_LINE: usize = 400;
 
 /// Errors and warnings with the lines that they are about, the mend below each.
-pub fn draw(errors: &[Diagnostic], warnings: &[Diagnostic], text: &Source, color: bool, width: usize) -> String {
+fn draw(errors: &[Diagnostic], warnings: &[Diagnostic], text: &Source, color: bool, width: usize) -> String {
     let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
     let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_links(false).with_context_lines(1);
     let mut drawn = String::new();
@@ -35,8 +37,30 @@ pub fn draw(errors: &[Diagnostic], warnings: &[Diagnostic], text: &Source, color
     drawn
 }
 
+/// A refused file for standard error: drawings, and how many they are.
+pub fn rejected(rejected: &Rejected, color: Color) -> String {
+    let Rejected { errors, warnings, text } = rejected;
+    draw_on_error(errors, warnings, text, color) + &format!("{}: {}\n", text.name, count(errors.len(), warnings.len()))
+}
+
+/// What is odd about an accepted file, for standard error.
+pub fn warnings(loaded: &Loaded, color: Color) -> String {
+    draw_on_error(&[], &loaded.warnings, &loaded.text, color)
+}
+
+/// For standard error. Only on a terminal are long messages wrapped, so that scripts find them whole.
+fn draw_on_error(errors: &[Diagnostic], warnings: &[Diagnostic], text: &Source, color: Color) -> String {
+    let terminal = std::io::stderr().is_terminal();
+    let color = match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none(),
+    };
+    draw(errors, warnings, text, color, if terminal { 100 } else { 10_000 })
+}
+
 /// `2 errors, 1 warning`.
-pub fn count(errors: usize, warnings: usize) -> String {
+fn count(errors: usize, warnings: usize) -> String {
     let some = |count: usize, word: &str| match count {
         0 => None,
         1 => Some(format!("1 {word}")),
@@ -51,7 +75,7 @@ pub fn document(errors: &[Diagnostic], warnings: &[Diagnostic]) -> Value {
     let mut document = json!({ "schema": 1, "ok": errors.is_empty(), "errors": errors, "warnings": warnings });
     if let Some(first) = errors.first() {
         // As every command says that it failed.
-        document["error"] = json!({ "message": first.to_string(), "exit": super::super::Exit::Usage as u8 });
+        document["error"] = json!({ "message": first.to_string(), "exit": Exit::Usage as u8 });
     }
     document
 }

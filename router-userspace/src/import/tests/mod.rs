@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod properties;
+mod running;
 
 use super::kernel::{Imported, import};
 use crate::model::{

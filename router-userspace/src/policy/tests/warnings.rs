@@ -161,3 +161,17 @@ fn values_without_effect() {
         "2:9: table `local` is the kernel's own list of this host's addresses (a route for other packets belongs into another table)\n"
     );
 }
+
+/// The samples that users start from have nothing to warn of.
+#[test]
+fn the_examples_are_right() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let loaded = load(&path, &TableNames::default()).unwrap_or_else(|rejected| panic!("{rejected}"));
+        assert_eq!(lines(&loaded.warnings), "", "{}", path.display());
+        count += 1;
+    }
+    assert!(count >= 3);
+}

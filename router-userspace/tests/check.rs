@@ -1,0 +1,70 @@
+//! `wayfork check` as scripts use it: exit statuses, where it writes, its JSON. Needs no privilege.
+
+use serde_json::{Value, json};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+fn check(arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wayfork"));
+    command.arg("check").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("wayfork starts");
+    let mut stdin = child.stdin.take().expect("its input");
+    let input = input.to_vec();
+    // From a thread: it may stop reading early, and its output may fill a pipe.
+    let writer = std::thread::spawn(move || stdin.write_all(&input).ok());
+    let output = child.wait_with_output().expect("wayfork ends");
+    writer.join().expect("the writer ends");
+    output
+}
+
+fn document(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("one JSON document")
+}
+
+const RIGHT: &[u8] = b"[[rule]]\npriority = 1000\niif = \"eth1\"\ntable = 111\n";
+const WRONG: &[u8] = b"[[rule]]\npriority = 1000\niff = \"eth1\"\ntable = 111\n\n[[rule]]\npriority = 1000\nfrom = \"10.0.0.1/24\"\ntable = 111\n";
+
+#[test]
+fn a_right_file_is_status_0() {
+    let output = check(&["-"], RIGHT);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "standard input: right: 1 rule (2 in the kernel)\n");
+    assert_eq!(output.stderr, b"");
+    let output = check(&["--json", "-"], RIGHT);
+    assert_eq!(document(&output), json!({ "schema": 1, "ok": true, "errors": [], "warnings": [] }));
+}
+
+#[test]
+fn a_wrong_file_is_status_2_with_all_its_errors() {
+    let output = check(&["-"], WRONG);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.stdout, b"");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    for said in ["standard input:3:1", "standard input:7:12", "standard input:8:8", "did you mean `iif`?", "3 errors"] {
+        assert!(text.contains(said), "{said}\n{text}");
+    }
+    let output = check(&["--json", "-"], WRONG);
+    assert_eq!(output.status.code(), Some(2));
+    let document = document(&output);
+    assert_eq!(document["ok"], false);
+    assert_eq!(
+        document["errors"][2],
+        json!({ "file": "standard input", "line": 8, "column": 8, "message": "`10.0.0.1/24` has bits set beyond its length",
+            "help": "the network is \"10.0.0.0/24\", the address alone \"10.0.0.1\"" })
+    );
+}
+
+#[test]
+fn files_that_are_no_policy_are_status_2() {
+    let missing = check(&["--json", "/nonexistent/policy.toml"], b"");
+    assert_eq!(missing.status.code(), Some(2));
+    assert_eq!(document(&missing)["errors"][0]["file"], "/nonexistent/policy.toml");
+    assert!(document(&missing)["error"]["message"].is_string());
+    for (input, said) in
+        [(b"caf\xe9 = 1".to_vec(), "not UTF-8: byte 0xe9 at offset 3"), (vec![b'#'; 50_000_000], "larger than 16 MiB")]
+    {
+        let output = check(&["-"], &input);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+    }
+}
