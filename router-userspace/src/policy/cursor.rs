@@ -66,6 +66,11 @@ impl<'a> Findings<'a> {
         }
     }
 
+    /// Whether errors are only counted by now, so that nobody needs to find out how to mend them.
+    pub fn is_full(&self) -> bool {
+        self.errors.len() >= KEPT
+    }
+
     /// The value, or its error noted.
     pub fn take<T>(&mut self, span: &Span, result: Result<T, Wrong>) -> Option<T> {
         result.map_err(|wrong| self.error(span.clone(), wrong.message, wrong.help)).ok()
@@ -131,7 +136,8 @@ impl<'d> Section<'d> {
             if known.contains(&name) {
                 continue;
             }
-            let help = match nearest(name, known) {
+            let near = if findings.is_full() { None } else { nearest(name, known) };
+            let help = match near {
                 Some(known) => {
                     meant.push(known);
                     format!("did you mean `{known}`?")

@@ -3,7 +3,6 @@
 use super::cursor::{Field, Findings, Section, nearest, parse_number, quote, type_name};
 use super::diagnostic::{Diagnostic, Rejected, Source, Span};
 use super::names::{STANDARD, TableNames, Tables, table_number};
-use super::selectors::MOST;
 use super::values::{choice, mark};
 use super::{Bypass, Counts, FastPathCap, Loaded, Mode, Policy, RouterSettings, Table};
 use super::{marks, reach, routes, rules, syntax};
@@ -124,10 +123,6 @@ fn list<'d>(
         findings.error(key.clone(), message, help);
         return Vec::new();
     };
-    if array.len() > MOST {
-        findings.error(key.clone(), format!("more than {MOST} of [[{name}]]"), "use lists of values");
-        return Vec::new();
-    }
     let mut tables = Vec::with_capacity(array.len());
     for value in array.iter() {
         match value.get_ref() {

@@ -1,19 +1,35 @@
 //! From a file, or standard input, to a policy.
 
 use super::document::{self, unreadable};
+use super::selectors::MOST;
 use super::{Loaded, Rejected, Source, TableNames};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The largest file that is read, in bytes. A policy of 100,000 rules has about half of it; reading costs up to some 70 times
+/// The largest file that is read, in bytes. A policy of 100,000 rules has about half of it; reading costs up to some 60 times
 /// as much memory.
 pub const LARGEST: u64 = 16 << 20;
 
 /// Parses and validates a text. `name` is what messages and `at` call it. The names of tables are the text's own, the
 /// standard ones and those given: none for an answer that is the same on every host, [`TableNames::of_host`] for this host.
 pub fn parse(name: &str, text: &str, names: &TableNames) -> Result<Loaded, Rejected> {
+    if tables_in(text) > MOST {
+        return Err(unreadable(name, |text| {
+            text.of_file(format!("the file has more than {MOST} sections"), "use lists of values and wider prefixes")
+        }));
+    }
     document::parse(Source::new(name, text), names)
+}
+
+/// About how many tables a text has: headers and braces. Each costs the parser a kilobyte, however short it is written.
+fn tables_in(text: &str) -> usize {
+    let mut last = b'\n';
+    let opens = |byte: &u8| {
+        let before = std::mem::replace(&mut last, *byte);
+        *byte == b'{' || *byte == b'[' && before == b'\n'
+    };
+    text.bytes().filter(opens).count()
 }
 
 /// Reads, parses and validates a file; `-` is standard input.

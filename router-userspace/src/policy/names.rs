@@ -82,7 +82,7 @@ impl Tables<'_> {
                     table_number(parse_number(text).unwrap_or(u64::MAX))
                 }
                 None if self.incomplete => return None,
-                None => Err(self.unknown(text)),
+                None => Err(self.unknown(text, !findings.is_full())),
             },
         };
         findings.take(&item.span, value)
@@ -94,8 +94,9 @@ impl Tables<'_> {
             .or_else(|| self.host.get(name))
     }
 
-    fn unknown(&self, name: &str) -> Wrong {
-        let own = self.own.keys().map(String::as_str);
+    fn unknown(&self, name: &str, search: bool) -> Wrong {
+        // Comparing with thousands of names for each of a thousand errors takes long and finds anything.
+        let own = self.own.keys().map(String::as_str).take(if search { 500 } else { 0 });
         let known: Vec<&str> = own.chain(STANDARD.iter().map(|(name, _)| *name)).collect();
         let declare = match name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') && !name.is_empty()
         {

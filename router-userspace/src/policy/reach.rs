@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 
 /// How many kinds of ending rules are told apart; a file with more has some of its unreachable rules unnoticed.
-const SHAPES: usize = 256;
+const SHAPES: usize = 64;
 
 /// Warns of unreachable and of equal rules. `lowered` has the index of the statement of each rule.
 pub(super) fn warn(

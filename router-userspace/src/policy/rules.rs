@@ -227,7 +227,9 @@ pub(super) fn check_together(findings: &mut Findings<'_>, statements: &[Statemen
     }
     for (priority, first, span) in twice {
         let line = findings.text.place(first).0;
-        let free = (priority..=u32::MAX).take(1000).find(|other| !taken.contains_key(other));
+        let free = (priority..=u32::MAX)
+            .take(if findings.is_full() { 0 } else { 1000 })
+            .find(|other| !taken.contains_key(other));
         let help = match free {
             Some(free) => format!("each rule needs its own; {free} is free"),
             None => "each rule needs its own".to_owned(),

@@ -82,7 +82,7 @@ fn what_a_policy_asks_for_comes_back_from_the_running_kernel() {
         let mut kernel = Netlink::open().unwrap();
         wanted.iter().for_each(|rule| kernel.add_rule(rule).unwrap_or_else(|error| panic!("{error}")));
         let dev = kernel.host().unwrap().link("eth0").unwrap().index;
-        let mut routes = vec![
+        let mut routes = [
             route(111, "0.0.0.0/0", Some("10.0.0.1"), dev),
             route(111, "fd00:1::/64", Some("fe80::1"), dev),
             route(5324, "10.9.0.0/16", None, dev),

@@ -322,6 +322,8 @@ fn of_files_that_are_no_text() {
     assert_eq!(utf16[0].help, "it looks like UTF-16; save it as UTF-8");
     let large = file("large", &vec![b'#'; (LARGEST + 1) as usize]);
     assert_eq!(large[0].message, "the file is larger than 16 MiB, the most that is read");
+    let many = parse("p.toml", &"[[rule]]\n".repeat(500_001), &TableNames::default()).unwrap_err().errors;
+    assert_eq!(many[0].message, "the file has more than 500000 sections");
     let missing = load(&dir.path().join("missing"), &TableNames::default()).unwrap_err().errors;
     assert_eq!(missing[0].message, "cannot read it: no such file or directory");
     assert_eq!(missing[0].line, None);
