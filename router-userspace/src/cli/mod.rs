@@ -5,6 +5,7 @@ mod check;
 mod import;
 mod lab;
 pub mod output;
+mod plan;
 mod policy_file;
 mod render;
 mod run;
@@ -67,6 +68,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Run(args) => run::run(args),
         Command::Reload(args) => run::reload(global, args),
         Command::Check(args) => check::run(global, args),
+        Command::Plan(args) => plan::run(global, args),
         Command::Status => status::run(global),
         Command::Import(args) => import::run(global, args),
         Command::Lab(args) => lab::run(global, args),

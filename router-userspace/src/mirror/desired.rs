@@ -147,7 +147,7 @@ pub fn desired(policy: &Policy, host: &Host, classes: &MarkClasses) -> Desired {
 fn want_rules(policy: &Policy, host: &Host, classes: &MarkClasses, desired: &mut Desired) {
     let ownerless = |rule: &Rule| Rule { protocol: 0, ..rule.clone() };
     let foreign = host.rules.iter().filter(|rule| rule.protocol != OWN_PROTOCOL);
-    let foreign: std::collections::HashMap<Rule, u8> = foreign.map(|rule| (ownerless(rule), rule.protocol)).collect();
+    let foreign: HashMap<Rule, u8> = foreign.map(|rule| (ownerless(rule), rule.protocol)).collect();
     let mut seen = HashSet::new();
     let early = classes
         .tables

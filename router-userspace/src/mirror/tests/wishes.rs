@@ -1,1 +1,246 @@
-//! What a policy comes to on a host.
+//! What a policy comes to on a host, and what a plan says of it.
+
+use super::*;
+use crate::mirror::{Kind, MarkClasses, Op, Reason, Words, after, against, desired, diff, items};
+use crate::model::{Address, DeviceConf, Family, Link, NextHop, RouteKind, RuleAction};
+use crate::policy::{self, Policy, TableNames};
+use std::net::IpAddr;
+
+fn read(text: &str) -> Policy {
+    policy::parse("p.toml", text, &TableNames::default()).unwrap_or_else(|error| panic!("{error}")).policy
+}
+
+fn route(family: Family, dst: &str, via: Option<&str>, dev: u32, protocol: u8, metric: u32) -> Route {
+    let via = via.map(|via| via.parse().unwrap());
+    let nexthops = vec![NextHop { via, dev, weight: 1, ..NextHop::default() }];
+    let scope = if via.is_none() && family == Family::Ipv4 { 253 } else { 0 };
+    Route {
+        family,
+        table: 254,
+        dst: dst.parse().unwrap(),
+        kind: RouteKind::Unicast,
+        metric,
+        protocol,
+        nexthops,
+        scope,
+        src: None,
+        tos: 0,
+        prefsrc: None,
+        mtu: None,
+        mtu_locked: false,
+        pref: 0,
+        nhid: 0,
+    }
+}
+
+/// `eth0` and `eth1` up with a network each; a default route from DHCP on `eth1`, one from router advertisements on `eth0`.
+fn host() -> Host {
+    let mut host = FakeKernel::new().state().clone();
+    for (index, name, net) in [(2, "eth0", "10.0.0.0/24"), (3, "eth1", "10.0.1.0/24")] {
+        let forwards = DeviceConf { forwarding: true, ..DeviceConf::default() };
+        host.links.insert(index, Link { index, name: name.into(), up: true, v4: forwards, ..Link::default() });
+        host.routes.push(route(Family::Ipv4, net, None, index, 2, 0));
+    }
+    host.settings.all_v6.forwarding = true;
+    host.routes.push(route(Family::Ipv4, "0.0.0.0/0", Some("10.0.1.1"), 3, 16, 100));
+    host.routes.push(route(Family::Ipv6, "::/0", Some("fe80::1"), 2, 9, 1024));
+    host.addresses.push(Address { index: 3, addr: "10.0.1.2".parse().unwrap(), prefix_len: 24 });
+    host
+}
+
+fn wish(text: &str, host: &Host) -> Desired {
+    desired(&read(text), host, &MarkClasses::default())
+}
+
+fn reasons(desired: &Desired) -> Vec<Reason> {
+    desired.waiting.iter().map(|waiting| waiting.reason.clone()).collect()
+}
+
+#[test]
+fn learned_follows_the_default_route_of_the_interface() {
+    let text = "[[route]]\ntable = 7\nto = \"default\"\nvia = \"learned\"\ndev = \"eth1\"\n";
+    let mut host = host();
+    let there = wish(text, &host);
+    let [only] = there.routes.as_slice() else { panic!("{:?}", there.routes) };
+    assert_eq!(only.item.nexthops[0].via, Some("10.0.1.1".parse::<IpAddr>().unwrap()));
+    assert_eq!(reasons(&there), [Reason::NothingLearned("eth1".into(), Family::Ipv6)]);
+    // A new lease.
+    host.routes.iter_mut().filter(|route| route.protocol == 16).for_each(|route| {
+        route.nexthops[0].via = Some("10.0.1.254".parse().unwrap());
+    });
+    assert_eq!(wish(text, &host).routes[0].item.nexthops[0].via, Some("10.0.1.254".parse().unwrap()));
+    // Its own route is no source of what it is to follow.
+    host.routes.retain(|route| route.protocol != 16);
+    host.routes.push(Route { protocol: OWN_PROTOCOL, ..route(Family::Ipv4, "0.0.0.0/0", Some("10.0.1.9"), 3, 16, 5) });
+    let gone = wish(text, &host);
+    assert!(gone.routes.is_empty() && gone.waiting.len() == 2, "{gone:?}");
+}
+
+#[test]
+fn what_is_not_there_is_waited_for() {
+    let all = |what: &str| format!("[[route]]\nto = \"192.0.2.0/24\"\n{what}\n");
+    let mut host = host();
+    host.links.insert(4, Link { index: 4, name: "down0".into(), ..Link::default() });
+    for (text, reason) in [
+        ("dev = \"eth9\"", Reason::NoDevice("eth9".into())),
+        ("dev = \"down0\"", Reason::DeviceDown("down0".into())),
+        ("via = \"10.9.0.1\"\ndev = \"eth1\"", Reason::OffLink("10.9.0.1".parse().unwrap(), "eth1".into())),
+        ("via = \"10.0.0.1\"\ndev = \"eth1\"", Reason::OffLink("10.0.0.1".parse().unwrap(), "eth1".into())),
+        ("via = \"10.9.0.1\"", Reason::NoWayTo("10.9.0.1".parse().unwrap())),
+        ("dev = \"eth1\"\nsrc = \"10.0.1.3\"", Reason::NoSource("10.0.1.3".parse().unwrap())),
+    ] {
+        let waiting = wish(&all(text), &host);
+        assert_eq!(reasons(&waiting), [reason], "{text}");
+        assert!(waiting.routes.is_empty(), "{text}");
+        assert_eq!(waiting.waiting[0].at, "p.toml:1");
+    }
+    for text in [
+        "via = \"10.0.1.7\"",
+        "via = \"10.9.0.1\"\ndev = \"eth1\"\nonlink = true",
+        "dev = \"eth1\"\nsrc = \"10.0.1.2\"",
+    ] {
+        let there = wish(&all(text), &host);
+        assert_eq!((there.routes.len(), there.waiting.len()), (1, 0), "{text}");
+        assert_eq!(there.routes[0].item.nexthops[0].dev, 3, "{text}");
+    }
+}
+
+#[test]
+fn a_multipath_route_goes_on_with_what_is_there() {
+    let text = "[[route]]\nto = \"192.0.2.0/24\"\nnexthops = [{ via = \"10.0.0.1\", dev = \"eth0\", weight = 5 }, { dev = \"eth9\" }]\n";
+    let partly = wish(text, &host());
+    assert_eq!(partly.routes[0].item.nexthops.len(), 1);
+    assert_eq!(partly.routes[0].item.nexthops[0].weight, 1, "a weight means nothing to a single one");
+    assert!(partly.waiting[0].partly);
+}
+
+#[test]
+fn a_gateway_may_be_on_the_link_by_another_route_of_the_file() {
+    let text = "[[route]]\ntable = 9\nto = \"default\"\nvia = \"10.9.0.1\"\ndev = \"eth1\"\n\
+                [[route]]\ntable = 9\nto = \"10.9.0.0/24\"\ndev = \"eth1\"\n";
+    let wish = wish(text, &host());
+    assert_eq!((wish.routes.len(), wish.waiting.len()), (2, 0));
+    let way = diff(&wish, &host(), None);
+    let order: Vec<u8> = way
+        .steps
+        .iter()
+        .map(|step| if let super::super::Step::AddRoute(route) = step { route.dst.prefix_len() } else { 99 })
+        .collect();
+    assert_eq!(order, [24, 0], "what the gateway is reached by comes first");
+}
+
+#[test]
+fn a_strict_table_has_a_last_resort_in_both_families() {
+    let wish = wish("[tables]\nvpn = { id = 7, strict = true }\n", &host());
+    assert_eq!(wish.routes.len(), 2);
+    for (wanted, family) in wish.routes.iter().zip(Family::BOTH) {
+        assert_eq!(
+            (wanted.item.family, wanted.item.metric, wanted.item.kind),
+            (family, u32::MAX, RouteKind::Unreachable)
+        );
+        assert_eq!(wanted.origin.at(), Some("p.toml:2"));
+    }
+}
+
+#[test]
+fn what_others_have_is_left_to_them() {
+    let text = "[[rule]]\nname = \"mine\"\npriority = 50\nfrom = \"10.0.0.0/8\"\ntable = 7\n\
+                [[route]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.1.1\"\ndev = \"eth1\"\nmetric = 100\n";
+    let mut host = host();
+    let mut theirs = read(text).rules[0].rule.clone();
+    theirs.protocol = 3;
+    host.rules.insert(1, theirs);
+    let wish = wish(text, &host);
+    assert!(wish.rules.is_empty() && wish.routes.is_empty() && wish.conflicts.is_empty());
+    assert_eq!((wish.left_rules[0].1, wish.left_routes[0].1), (3, 16));
+    let changes = diff(&wish, &host, None);
+    assert!(changes.is_empty());
+    let policy = read(text);
+    let items = items(&wish, &host, &changes, &Words { host: &host, policy: &policy });
+    assert!(items.iter().all(|item| item.op == Op::Keep));
+    assert!(items[0].text.ends_with("(owner: boot)") && items[1].text.ends_with("(owner: dhcp)"), "{items:?}");
+    assert_eq!((items[0].name.as_deref(), items[0].at.as_deref()), (Some("mine"), Some("p.toml:1")));
+}
+
+#[test]
+fn a_taken_place_is_an_error_that_names_the_holder() {
+    let text = "[[route]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.1\"\ndev = \"eth0\"\nmetric = 100\n";
+    let wish = wish(text, &host());
+    let error = wish.check().unwrap_err().to_string();
+    assert!(error.contains("default via 10.0.1.1 dev eth1 table main metric 100 (owner: dhcp)"), "{error}");
+    assert!(error.contains("p.toml:1") && error.contains("another metric"), "{error}");
+    assert!(wish.routes.is_empty());
+}
+
+#[test]
+fn early_rules_for_the_marks_of_the_fast_path() {
+    let classes = MarkClasses { bits: 0xf000_0000, tables: [(7, 0x1000_0000)].into() };
+    let policy = read("[[rule]]\npriority = 50\niif = \"eth1\"\ntable = 7\n");
+    let wish = desired(&policy, &host(), &classes);
+    let early: Vec<&Rule> = wish.rules.iter().map(|wanted| &wanted.item).filter(|rule| rule.priority == 0).collect();
+    assert_eq!(early.iter().map(|rule| rule.family).collect::<Vec<_>>(), Family::BOTH);
+    assert!(early.iter().all(|rule| rule.selectors.fwmark == Some((0x1000_0000, 0xf000_0000))));
+    let there = after(&wish, &host());
+    assert_eq!(there.rules_of(Family::Ipv4).map(|rule| rule.priority).collect::<Vec<_>>(), [0, 0, 50, 32766, 32767]);
+    assert_eq!(there.rules[0].action, RuleAction::Table(255), "local stays first");
+    // The guard is asked once more with those that are there.
+    let without = desired(&policy, &there, &MarkClasses::default());
+    assert_eq!(after(&without, &there), there);
+}
+
+#[test]
+fn a_plan_tells_what_comes_goes_and_stays() {
+    let old = read(
+        "[[rule]]\npriority = 50\niif = \"eth1\"\nfamily = \"ipv4\"\ntable = 7\n[[rule]]\npriority = 60\nfamily = \"ipv4\"\ntable = 8\n",
+    );
+    let new = read(
+        "[tables]\nisp = 7\n[[rule]]\npriority = 50\niif = \"eth1\"\nfamily = \"ipv4\"\ntable = \"isp\"\n\
+         [[rule]]\nname = \"more\"\npriority = 55\nfamily = \"ipv4\"\ntable = 9\n\
+         [[mark]]\niif = \"eth1\"\nfamily = \"ipv4\"\nset = 1\n",
+    );
+    let host = after(&desired(&old, &host(), &MarkClasses::default()), &host());
+    let wish = desired(&new, &host, &MarkClasses::default());
+    let changes = diff(&wish, &host, Some(1));
+    let items = items(&wish, &host, &changes, &Words { host: &host, policy: &new });
+    let told: Vec<(Op, Kind, &str)> = items.iter().map(|item| (item.op, item.kind, item.text.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            (Op::Keep, Kind::Rule, "50: from all iif eth1 lookup isp"),
+            (Op::Add, Kind::Rule, "55: from all lookup 9"),
+            (Op::Remove, Kind::Rule, "60: from all lookup 8"),
+            (Op::Remove, Kind::Chain, "table inet wayfork as it is now"),
+            (Op::Add, Kind::Chain, "mark-0: from all iif eth1 set 0x1"),
+        ]
+    );
+    assert_eq!(items[1].name.as_deref(), Some("more"));
+}
+
+#[test]
+fn what_stands_against_it_is_said() {
+    let text = "[[rule]]\npriority = 50\niif = [\"eth1\", \"eth9\"]\ntable = 7\n\
+                [[rule]]\npriority = 60\nnot = true\niif = \"eth8\"\nfwmark = \"0x100/0xff00\"\ntable = 7\n";
+    let mut host = host();
+    host.links.get_mut(&3).unwrap().v4.forwarding = false;
+    host.settings.all_v6.forwarding = false;
+    host.rules.insert(1, Rule { protocol: 3, ..Rule::lookup(Family::Ipv4, 50, 9) });
+    let said = against(&wish(text, &host), &host, Some(0xff00_0f00)).join("\n");
+    for part in [
+        "there is no interface eth9: the rule of priority 50 (p.toml:1) matches nothing until it appears",
+        "there is no interface eth8: the rule of priority 60 (p.toml:5) matches every packet until it appears",
+        "IPv4 packets from eth1 are not forwarded",
+        "this host does not forward IPv6",
+        "another program's ipv4 rule `from all lookup 9` (owner: boot)",
+        "mark_bits: 0xf00 of 0xff000f00 is used",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    let text = "[[rule]]\npriority = 50\niif = \"eth0\"\nfamily = \"ipv4\"\ntable = 7\n";
+    assert_eq!(
+        against(&wish(text, &host), &host, None),
+        vec![
+            "the rule of priority 50 (p.toml:1) has the priority of another program's ipv4 rule `from all lookup 9` (owner: boot): \
+         whichever was added first goes first; give it another priority"
+        ]
+    );
+}
