@@ -18,6 +18,7 @@ mod shrink;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;
+mod trial;
 
 pub use compare::{CompareError, Report, Subject, compare, generated, ingress};
 pub use counterexample::{Counterexample, Side};
@@ -30,3 +31,4 @@ pub use packet::Packet;
 pub use program::{Live, Program, ProgramError};
 pub use question::{BadQuestion, Question};
 pub use text::{route_command, route_text, rule_command};
+pub use trial::{NoProgram, Trial, TrialError, here, in_scratch};
