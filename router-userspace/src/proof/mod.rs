@@ -11,6 +11,7 @@ pub mod generate;
 #[cfg(test)]
 mod kernel_test;
 pub mod packet;
+mod pcap;
 mod program;
 mod question;
 pub mod reference;
@@ -28,6 +29,7 @@ pub use explain::{
     explain_packet,
 };
 pub use packet::Packet;
+pub use pcap::{Capture, CaptureError};
 pub use program::{Live, Program, ProgramError};
 pub use question::{BadQuestion, Question};
 pub use text::{route_command, route_text, rule_command};
