@@ -2,6 +2,8 @@
 
 mod args;
 mod check;
+mod compare;
+mod explain;
 mod import;
 mod lab;
 pub mod output;
@@ -67,6 +69,8 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Run(args) => run::run(args),
         Command::Reload(args) => run::reload(global, args),
         Command::Check(args) => check::run(global, args),
+        Command::Explain(args) => explain::run(global, args),
+        Command::Compare(args) => compare::run(global, args),
         Command::Status => status::run(global),
         Command::Import(args) => import::run(global, args),
         Command::Lab(args) => lab::run(global, args),

@@ -27,6 +27,9 @@ pub enum NoProgram {
     /// The policy wants none.
     #[error("mode netlink: no program is loaded")]
     ByMode,
+    /// Nobody asked for one.
+    #[error("no program is loaded for this question")]
+    Unwanted,
     /// It could not be loaded.
     #[error(transparent)]
     Failed(#[from] ProgramError),
@@ -46,11 +49,14 @@ pub enum TrialError {
     Apply(#[from] mirror::ApplyError),
 }
 
-/// Tries `work` on this host as it is. Changes nothing.
-pub fn here<T>(work: impl FnOnce(&mut Trial<'_>) -> T) -> Result<T, TrialError> {
+/// Tries `work` on this host as it is. Changes nothing. Without `program` none is loaded, which needs privilege.
+pub fn here<T>(program: bool, work: impl FnOnce(&mut Trial<'_>) -> T) -> Result<T, TrialError> {
     let mut kernel = Netlink::open()?;
     let host = kernel.host()?;
-    let program = Program::load(&host, &Policy::default(), None).map_err(NoProgram::from);
+    let program = match program {
+        true => Program::load(&host, &Policy::default(), None).map_err(NoProgram::from),
+        false => Err(NoProgram::Unwanted),
+    };
     Ok(work(&mut Trial { kernel: &mut kernel, host, program, scratch: None }))
 }
 

@@ -1,4 +1,6 @@
 //! How answers look.
 
+pub mod compare;
 pub mod diagnostics;
+pub mod explain;
 pub mod lab;
