@@ -173,9 +173,9 @@ pub struct CompareArgs {
     /// Try this policy file in a scratch namespace made like this host.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How many packets.
-    #[arg(long, value_name = "N", default_value_t = 20_000)]
-    pub packets: u64,
+    /// How many packets: 20,000 where nobody says, with --pcap all that are in it.
+    #[arg(long, value_name = "N")]
+    pub packets: Option<u64>,
     /// Seed of the generator; printed, so that a run can be repeated.
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,

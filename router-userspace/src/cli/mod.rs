@@ -2,6 +2,8 @@
 
 mod args;
 mod check;
+mod compare;
+mod explain;
 mod import;
 mod lab;
 pub mod output;
@@ -69,10 +71,11 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Reload(args) => run::reload(global, args),
         Command::Check(args) => check::run(global, args),
         Command::Plan(args) => plan::run(global, args),
+        Command::Explain(args) => explain::run(global, args),
+        Command::Compare(args) => compare::run(global, args),
         Command::Status => status::run(global),
         Command::Import(args) => import::run(global, args),
         Command::Lab(args) => lab::run(global, args),
-        other => anyhow::bail!("not part of this build: {other:?}"),
     }
 }
 

@@ -9,6 +9,7 @@ use super::shrink::shrink;
 use crate::kernel::{self, Kernel, RouteAnswer};
 use crate::model::{Host, MarkRule};
 use crate::policy::Policy;
+use crate::scratch::Scratch;
 use router_common::verdict::{Action, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -54,9 +55,18 @@ pub struct Subject<'a> {
     pub decider: &'a mut dyn Refresh,
     /// The policy file, for names and `[[mark]]`.
     pub policy: Option<&'a Policy>,
-    /// Whether the mirror's rules for Wayfork's own mark bits are installed, so that the kernel can be asked where a packet
-    /// goes with the mark that the fast path gave it.
-    pub marks_installed: bool,
+    /// Where it is tried in a scratch namespace, with the mirror installed: there the rules for Wayfork's own mark bits are
+    /// too, so that the kernel is also asked where a packet goes with the mark that the fast path gave it.
+    pub scratch: Option<&'a Scratch>,
+}
+
+impl Subject<'_> {
+    fn read(&mut self) -> kernel::Result<Host> {
+        match self.scratch {
+            Some(scratch) => scratch.host(self.kernel),
+            None => self.kernel.host(),
+        }
+    }
 }
 
 /// Why a comparison broke off.
@@ -105,7 +115,7 @@ pub fn compare(
             let Some(packet) = waiting.take().or_else(|| packets.next()) else { break None };
             let Some(said) = ask_all(subject, &measure, &packet)? else { continue };
             if said.differs.is_some() {
-                let now = subject.kernel.host()?;
+                let now = subject.read()?;
                 if !same_routing(&now, &host) {
                     waiting = Some(packet);
                     break Some(now);
@@ -148,7 +158,7 @@ fn ask_all(
     if answer.as_ref().is_some_and(|answer| !reference.allows(answer)) {
         differs = Some(Side::Reference);
     }
-    if subject.marks_installed && fast.action == Action::Mark {
+    if subject.scratch.is_some() && fast.action == Action::Mark {
         let marked = decide::ask(subject.kernel, measure.host, packet, fast.mark)?;
         if marked.as_ref().is_some_and(|marked| !decide::agree(&fast, Some(marked), &reference)) {
             differs = Some(Side::Mark);

@@ -68,8 +68,8 @@ fn run(world: &World, lie: impl FnMut(&Packet, &mut Fast) + Send) -> Report {
     world.run(|kernel| {
         let host = two_ways(kernel);
         let packets = &mut generated(&host, &[], 3, 2000);
-        let mut lying = Lying(Program::load(&host, &Policy::default()).unwrap(), lie);
-        let mut subject = Subject { kernel, decider: &mut lying, policy: None, marks_installed: false };
+        let mut lying = Lying(Program::load(&host, &Policy::default(), None).unwrap(), lie);
+        let mut subject = Subject { kernel, decider: &mut lying, policy: None, scratch: None };
         compare(&mut subject, host, packets, &mut |_| {}).unwrap()
     })
 }
@@ -137,8 +137,8 @@ fn packets_are_asked_again_when_the_rules_move() {
             }
             packet
         });
-        let mut program = Program::load(&host, &Policy::default()).unwrap();
-        let mut subject = Subject { kernel, decider: &mut program, policy: None, marks_installed: false };
+        let mut program = Program::load(&host, &Policy::default(), None).unwrap();
+        let mut subject = Subject { kernel, decider: &mut program, policy: None, scratch: None };
         compare(&mut subject, host.clone(), &mut packets, &mut |_| {}).unwrap()
     });
     assert_eq!((report.disagree, report.packets, report.moved), (0, 2000, 2));

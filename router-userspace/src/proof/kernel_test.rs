@@ -71,9 +71,9 @@ fn the_program_the_kernel_and_the_reference_agree_on_random_routers() {
         let report = world.run(|kernel| {
             let host = randomize(kernel, &mut fastrand::Rng::with_seed(seed), seed % 4 != 0);
             let policy = Policy::default();
-            let mut program = Program::load(&host, &policy).unwrap();
+            let mut program = Program::load(&host, &policy, None).unwrap();
             let packets = &mut generated(&host, &[], seed, 500);
-            let mut subject = Subject { kernel, decider: &mut program, policy: None, marks_installed: false };
+            let mut subject = Subject { kernel, decider: &mut program, policy: None, scratch: None };
             let report = compare_all(&mut subject, host.clone(), packets, &mut |_| {}).unwrap();
             if report.counterexample.is_some() {
                 eprintln!(

@@ -11,6 +11,7 @@ pub mod generate;
 #[cfg(test)]
 mod kernel_test;
 pub mod packet;
+mod pcap;
 mod program;
 mod question;
 pub mod reference;
@@ -18,6 +19,7 @@ mod shrink;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;
+mod trial;
 
 pub use compare::{CompareError, Report, Subject, compare, generated, ingress};
 pub use counterexample::{Counterexample, Side};
@@ -27,6 +29,8 @@ pub use explain::{
     explain_packet,
 };
 pub use packet::Packet;
+pub use pcap::{Capture, CaptureError};
 pub use program::{Live, Program, ProgramError};
 pub use question::{BadQuestion, Question};
 pub use text::{route_command, route_text, rule_command};
+pub use trial::{NoProgram, Trial, TrialError, here, in_scratch};

@@ -20,6 +20,7 @@ pub struct Program {
     slots: CounterSlots,
     generation: Generation,
     policy: Policy,
+    facts: Option<Facts>,
     judgement: Judgement,
 }
 
@@ -36,13 +37,15 @@ pub enum ProgramError {
 
 impl Program {
     /// Loads the program for what the host has now, as `run` would with `policy`: the guard of this host decides how far it
-    /// goes on each interface. Acts on the network namespace of the calling thread, which must stay the same.
-    pub fn load(host: &Host, policy: &Policy) -> Result<Self, ProgramError> {
+    /// goes on each interface. Acts on the network namespace of the calling thread, which must stay the same. `facts` are what
+    /// the guard judges by where that is not this namespace's own state.
+    pub fn load(host: &Host, policy: &Policy, facts: Option<Facts>) -> Result<Self, ProgramError> {
         let mut program = Program {
             fast: FastPath::load(Capacity::of(&Generation::default()))?,
             slots: CounterSlots::default(),
             generation: Generation::default(),
             policy: policy.clone(),
+            facts,
             judgement: Judgement::default(),
         };
         program.write(host)?;
@@ -56,8 +59,15 @@ impl Program {
 
     fn write(&mut self, host: &Host) -> Result<(), ProgramError> {
         let marks = self.policy.mark_rules();
-        let facts = facts(&mut self.fast, host);
-        self.judgement = judge(host, &facts, &Wanted { settings: &self.policy.router, marks: &marks });
+        let fresh;
+        let facts = match &self.facts {
+            Some(facts) => facts,
+            None => {
+                fresh = survey_with(&mut self.fast, host);
+                &fresh
+            }
+        };
+        self.judgement = judge(host, facts, &Wanted { settings: &self.policy.router, marks: &marks });
         let input = Input {
             may: self.judgement.interfaces.iter().map(|(index, judged)| (*index, judged.may.number())).collect(),
             marks,
@@ -75,8 +85,13 @@ impl Program {
     }
 }
 
-/// What on this host could act on a packet besides routing.
-fn facts(fast: &mut FastPath, host: &Host) -> Facts {
+/// What in the calling thread's namespace could act on a packet besides routing.
+pub fn facts_here(host: &Host) -> Result<Facts, ProgramError> {
+    let mut fast = FastPath::load(Capacity::of(&Generation::default()))?;
+    Ok(survey_with(&mut fast, host))
+}
+
+fn survey_with(fast: &mut FastPath, host: &Host) -> Facts {
     let mut programs = ForeignPrograms { tcx: BTreeMap::new(), ..ForeignPrograms::default() };
     for link in host.links.values() {
         match fast.foreign_programs(link.index) {

@@ -1,0 +1,85 @@
+//! `wayfork explain`.
+
+use super::args::{ExplainArgs, Global};
+use super::render::explain as render;
+use super::{Exit, Failure, Outcome, output, policy_file};
+use crate::fastpath;
+use crate::policy::Policy;
+use crate::proof::{
+    self, ExplainError, Explanation, FastSide, NoProgram, ProgramError, Question, Trial, TrialError, explain,
+};
+use crate::router::control::{self, ControlError, Request, Response};
+
+/// Decides one packet on both sides and shows why. Status 1 where they differ.
+pub fn run(global: &Global, args: &ExplainArgs) -> Outcome {
+    let question = Question {
+        to: args.to,
+        iif: args.iif.clone(),
+        from: args.from,
+        mark: args.mark,
+        ipproto: args.ipproto.clone(),
+        sport: args.sport,
+        dport: args.dport,
+        dscp: args.dscp.unwrap_or(0),
+    };
+    let explanation = match &args.config {
+        Some(path) => in_scratch(&question, &policy_file::load(Some(path))?)?,
+        None => match control::ask(&Request::Explain { question: question.clone() }) {
+            Ok(Response::Done(document)) => serde_json::from_value(document)?,
+            Ok(Response::Failed { exit, message }) => {
+                let exit = if exit == Exit::Usage as u8 { Exit::Usage } else { Exit::Cannot };
+                return Err(Failure::new(exit, anyhow::anyhow!(message)).into());
+            }
+            Err(ControlError::NotRunning) => here(&question)?,
+            Err(error) => {
+                tracing::warn!("{error}; this process answers by itself");
+                here(&question)?
+            }
+        },
+    };
+    if global.json {
+        output::print_json(&explanation)?;
+    } else {
+        output::print(&render::text(&explanation, output::colored(global))?)?;
+    }
+    Ok(if explanation.agree { Exit::Done } else { Exit::No })
+}
+
+/// By this host's rules as they are and a program loaded for the question.
+fn here(question: &Question) -> anyhow::Result<Explanation> {
+    let answer = proof::here(question.iif.is_some(), |trial| ask(question, None, trial));
+    answer.map_err(trial_failure)?
+}
+
+/// By the file's policy in a scratch namespace.
+fn in_scratch(question: &Question, policy: &Policy) -> anyhow::Result<Explanation> {
+    let (answer, notes) =
+        proof::in_scratch(policy, |trial| ask(question, Some(policy), trial)).map_err(trial_failure)?;
+    let mut explanation = answer?;
+    explanation.scratch = true;
+    explanation.notes.extend(notes);
+    Ok(explanation)
+}
+
+fn ask(question: &Question, policy: Option<&Policy>, trial: &mut Trial<'_>) -> anyhow::Result<Explanation> {
+    let side = match &mut trial.program {
+        Ok(program) => FastSide::Program(program),
+        Err(NoProgram::Failed(error)) if question.iif.is_some() && is_privilege(error) => {
+            return Err(Failure::new(Exit::Cannot, anyhow::anyhow!(error.to_string())).into());
+        }
+        Err(error) => FastSide::None(error.to_string()),
+    };
+    Ok(explain(question, &trial.host, policy, trial.kernel, side).map_err(|error| {
+        let exit = if matches!(error, ExplainError::Question(_)) { Exit::Usage } else { Exit::Cannot };
+        Failure::new(exit, error)
+    })?)
+}
+
+fn is_privilege(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::FastPath(fastpath::Error::Privilege { .. }))
+}
+
+/// What keeps a trial from being made: the host, or a file that goes against it.
+pub(super) fn trial_failure(error: TrialError) -> Failure {
+    Failure::new(Exit::Cannot, error)
+}

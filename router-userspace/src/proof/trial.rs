@@ -1,0 +1,109 @@
+//! Trying a policy: on this host as it is, or in a scratch namespace made like it with the policy installed.
+
+use super::program::{Program, ProgramError, facts_here};
+use crate::kernel::{self, Kernel, Netlink};
+use crate::mirror::{self, MarkClasses};
+use crate::model::Host;
+use crate::policy::{Mode, Policy};
+use crate::safety::{Facts, Wanted, judge};
+use crate::scratch::Scratch;
+use std::ops::ControlFlow;
+
+/// A kernel and a program to ask.
+pub struct Trial<'a> {
+    /// The kernel.
+    pub kernel: &'a mut Netlink,
+    /// What it holds.
+    pub host: Host,
+    /// The program for that, or why there is none.
+    pub program: Result<Program, NoProgram>,
+    /// Where it is tried in a scratch namespace: with the policy's mirror, the rules for Wayfork's mark bits included.
+    pub scratch: Option<&'a Scratch>,
+}
+
+/// Why there is no program to ask.
+#[derive(Debug, thiserror::Error)]
+pub enum NoProgram {
+    /// The policy wants none.
+    #[error("mode netlink: no program is loaded")]
+    ByMode,
+    /// Nobody asked for one.
+    #[error("no program is loaded for this question")]
+    Unwanted,
+    /// It could not be loaded.
+    #[error(transparent)]
+    Failed(#[from] ProgramError),
+}
+
+/// Why a policy could not be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// The kernel refused something.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// What the policy wants and what is there do not go together.
+    #[error(transparent)]
+    Conflict(#[from] mirror::Conflicts),
+    /// The mirror could not be installed in the scratch namespace.
+    #[error("install the policy in the scratch namespace: {0}")]
+    Apply(#[from] mirror::ApplyError),
+}
+
+/// Tries `work` on this host as it is. Changes nothing. Without `program` none is loaded, which needs privilege.
+pub fn here<T>(program: bool, work: impl FnOnce(&mut Trial<'_>) -> T) -> Result<T, TrialError> {
+    let mut kernel = Netlink::open()?;
+    let host = kernel.host()?;
+    let program = match program {
+        true => Program::load(&host, &Policy::default(), None).map_err(NoProgram::from),
+        false => Err(NoProgram::Unwanted),
+    };
+    Ok(work(&mut Trial { kernel: &mut kernel, host, program, scratch: None }))
+}
+
+/// Tries `work` with `policy` in a scratch namespace made like this host, and tells what of the host could not be copied.
+pub fn in_scratch<T: Send>(
+    policy: &Policy,
+    work: impl FnOnce(&mut Trial<'_>) -> T + Send,
+) -> Result<(T, Vec<String>), TrialError> {
+    let original = Netlink::open()?.host()?;
+    // What acts on packets besides routing is not copied, but the guard is to judge as it would here.
+    let facts = facts_here(&original);
+    let scratch = Scratch::like(&original)?;
+    let mut notes = scratch.notes().to_vec();
+    let (answer, waiting) = scratch.run(|| {
+        let mut kernel = Netlink::open()?;
+        let (host, waiting) = install(&scratch, &mut kernel, policy, facts.as_ref().ok())?;
+        let program = match facts {
+            _ if policy.router.mode == Mode::Netlink => Err(NoProgram::ByMode),
+            Err(error) => Err(error.into()),
+            Ok(facts) => Program::load(&host, policy, Some(facts)).map_err(NoProgram::from),
+        };
+        let answer = work(&mut Trial { kernel: &mut kernel, host, program, scratch: Some(&scratch) });
+        Ok::<_, TrialError>((answer, waiting))
+    })??;
+    notes.extend(waiting);
+    Ok((answer, notes))
+}
+
+/// Installs the mirror as `run` would. Gives what is there then, and what of the policy waits for something.
+fn install(
+    scratch: &Scratch,
+    kernel: &mut Netlink,
+    policy: &Policy,
+    facts: Option<&Facts>,
+) -> Result<(Host, Vec<String>), TrialError> {
+    let host = scratch.host(kernel)?;
+    let classes = match facts {
+        Some(facts) if policy.router.mode != Mode::Netlink => {
+            let then = mirror::after(&mirror::desired(policy, &host, &MarkClasses::default()), &host);
+            let wanted = Wanted { settings: &policy.router, marks: &policy.mark_rules() };
+            (&judge(&then, facts, &wanted)).into()
+        }
+        _ => MarkClasses::default(),
+    };
+    let desired = mirror::desired(policy, &host, &classes);
+    desired.check()?;
+    let changes = mirror::diff(&desired, &host, kernel.mark_chain()?);
+    mirror::apply(kernel, &changes, &mut |_| ControlFlow::Continue(()))?;
+    Ok((scratch.host(kernel)?, desired.waiting.iter().map(ToString::to_string).collect()))
+}
