@@ -1,1 +1,9 @@
-//! Helpers for the privileged tests.
+//! What the privileged tests share: a small network of anonymous namespaces, frames made by hand, a firewall that appears.
+//!
+//! The tests themselves are in `situations/`, one file per situation. Each builds its own network, so they run side by side.
+
+mod bed;
+pub mod frames;
+pub mod nft;
+
+pub use bed::{Bed, FAR, POLICY, Snapshot, Way, eventually};

@@ -3,7 +3,7 @@
 use super::process::{self, Daemon};
 use super::scenario::{Case, Scenario};
 use super::topology::Lab;
-use super::traffic::{Arrived, Flow, UNIT};
+use super::traffic::{Arrived, Flow};
 use super::{Error, Result};
 use crate::model::Family;
 use router_common::verdict::{Action, PassReason};
@@ -31,8 +31,10 @@ pub struct Did {
     pub action: Action,
     /// Why it passed some or all of them; `None` where it passed none.
     pub reason: Option<String>,
-    /// How many packets of the flow it counted under the rule that is meant to decide.
+    /// How many packets it counted under the rule that is meant to decide.
     pub counted: u64,
+    /// How many packets it passed, whatever the reason; other traffic's included.
+    pub passed: u64,
 }
 
 /// One flow with all that was found out about it.
@@ -58,6 +60,14 @@ impl Row {
         self.faults.is_empty()
     }
 
+    /// Why the fast path passed packets of the flow; None where it passed none. What it passes meanwhile that is not of the
+    /// flow, such as a tunnel's outer packets for the router itself, has reasons too, and is not meant.
+    pub fn reason(&self) -> Option<&str> {
+        let did = self.did.as_ref()?;
+        let all = did.counted >= self.case.least_packets();
+        did.reason.as_deref().filter(|_| did.action == Action::Pass || !all)
+    }
+
     /// The deciding rule: `1000 from-eth1`.
     pub fn rule(&self) -> String {
         format!("{} {}", self.case.rule.0, self.case.rule.1)
@@ -81,6 +91,7 @@ pub fn run(scenario: &Scenario, exe: &Path, progress: &mut dyn FnMut(&str)) -> R
     progress("building the lab");
     let mut lab = Lab::new();
     (scenario.build)(&mut lab)?;
+    lab.settle()?;
     let mut stage = Stage { scenario, exe, lab, cases: (scenario.flows)(), next_flow: 1, ruled: false, progress };
     let unruled = stage.send_all("without policy", |_, _| Ok(()), |_, _, ()| Ok(None))?;
     let stack = stage.with_daemon("netlink", |stage| stage.send_all("stack", |_, _| Ok(()), |_, _, ()| Ok(None)))?;
@@ -218,12 +229,11 @@ fn faults(case: &Case, unruled: &Seen, stack: &Seen, fast: &Seen, did: Option<&D
             .push(format!("TTL on arrival {:?} through the stack, {:?} through the fast path", stack.ttls, fast.ttls));
     }
     if let Some(did) = did {
-        match did.action {
-            Action::Drop => faults.push("the fast path says it dropped it".to_owned()),
-            Action::Redirect | Action::Mark if did.counted < u64::from(case.flow.units) && stack.ttls.len() == 1 => {
-                faults.push(format!("the fast path counted {} under rule {}", did.counted, case.rule.0));
-            }
-            _ => {}
+        if did.action == Action::Drop {
+            faults.push("the fast path says it dropped it".to_owned());
+        }
+        if did.counted + did.passed < case.least_packets() {
+            faults.push(format!("the fast path counted {} under rule {}", did.counted, case.rule.0));
         }
     }
     faults
@@ -279,12 +289,10 @@ impl Counters {
             .max()
             .filter(|(packets, _)| *packets >= u64::from(case.flow.units).saturating_sub(counted).max(1));
         let action = if counted == 0 { Action::Pass } else { action };
-        Did { action, reason: why.map(|(_, reason)| reason.clone()), counted }
+        let passed = self.passed.keys().map(|reason| self.passed(before, reason)).sum();
+        Did { action, reason: why.map(|(_, reason)| reason.clone()), counted, passed }
     }
 }
-
-/// How TCP's numbers in the table are to be read.
-pub const TCP_NOTE: (&str, usize) = ("TCP counts pieces of its stream, each of this many bytes", UNIT);
 
 #[cfg(test)]
 mod tests {
@@ -304,6 +312,7 @@ mod tests {
             }
             built => built.unwrap_or_else(|error| panic!("{}: {error}", scenario.name)),
         }
+        lab.settle().expect("carriers");
         prepare(&lab);
         let mut quiet = |_: &str| {};
         let (exe, cases) = (Path::new(""), (scenario.flows)());

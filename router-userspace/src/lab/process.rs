@@ -100,6 +100,10 @@ impl Daemon {
         let deadline = Instant::now() + time;
         loop {
             let ended = self.child.try_wait().map_err(|error| Error::new("wait for wayfork", error))?;
+            if ended.is_some() {
+                // All that it said is in the log then; a child of its own might still hold standard error open.
+                self.log.wait_closed(Duration::from_secs(1));
+            }
             if ended.is_some() || Instant::now() >= deadline {
                 return Ok(ended);
             }
@@ -142,6 +146,12 @@ impl Log {
         }
         self.lock().closed = true;
         self.0.1.notify_all();
+    }
+
+    fn wait_closed(&self, time: Duration) {
+        let (log, changed) = &*self.0;
+        let state = log.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(changed.wait_timeout_while(state, time, |state| !state.closed));
     }
 
     fn wait(&self, time: Duration, wanted: impl Fn(&str) -> bool) -> bool {

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A lab under construction and in use. Dropping it takes everything away.
 #[derive(Debug, Default)]
@@ -24,6 +24,7 @@ pub struct Lab {
     // Dropped in this order: threads that use a namespace end before it.
     tunnels: Vec<tunnel::Endpoint>,
     receivers: Vec<Receiver>,
+    cables: Vec<(String, String)>,
     hosts: BTreeMap<String, Netns>,
 }
 
@@ -122,6 +123,28 @@ impl Lab {
         for (host, dev, addresses) in [one, other] {
             self.address(host, dev, addresses)?;
             self.inside(host, || Admin::open()?.up(dev))?;
+            self.cables.push((host.to_owned(), dev.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Waits until every cable carries packets and nothing more follows from its making. A device gets its link-local address
+    /// when it has a carrier and a queue (`addrconf_notify()`); before that, the kernel drops what is sent by it.
+    pub fn settle(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for (host, dev) in &self.cables {
+            let ready = || {
+                let mut kernel = Netlink::open()?;
+                let Some(link) = kernel.links()?.into_values().find(|link| link.name == *dev) else { return Ok(true) };
+                let own = |address: &crate::model::Address| address.index == link.index && is_link_local(address.addr);
+                Ok(kernel.addresses()?.iter().any(own))
+            };
+            while !self.inside(host, ready)? {
+                if Instant::now() > deadline {
+                    return Err(Error::new(format!("{dev} of {host} has no carrier"), io::ErrorKind::TimedOut.into()));
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         Ok(())
     }
@@ -284,6 +307,10 @@ pub(super) fn plain_route(table: u32, dst: IpNet) -> Route {
         nhid: 0,
         nexthops: Vec::new(),
     }
+}
+
+fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
 }
 
 fn parse<T: std::str::FromStr>(text: &str) -> Result<T> {

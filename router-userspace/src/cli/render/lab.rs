@@ -2,7 +2,7 @@
 
 use crate::lab::phases::{Row, Seen};
 use crate::lab::scenario::Scenario;
-use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, TableComponent, presets};
 use owo_colors::OwoColorize;
 use router_common::verdict::Action;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ impl Total {
         self.stack_only += usize::from(row.did.is_none());
     }
 
-    /// The last line for a person.
+    /// What the numbers are, and the last line, for a person.
     pub fn line(&self, color: bool) -> String {
         let mut line = if self.differ == 0 {
             let line = format!("✓ {} flows: stack and fast path agree on all", self.flows);
@@ -42,7 +42,8 @@ impl Total {
             0 => {}
             count => line += &format!(" ({count} made by the router itself: stack only)"),
         }
-        line + "\n"
+        let legend = "Numbers: what the far hosts received, of 20 echo requests, datagrams or pieces of a TCP stream.";
+        format!("{legend}\n{line}\n")
     }
 
     /// The last line for a script.
@@ -73,7 +74,8 @@ pub fn heading(scenario: &Scenario, color: bool) -> String {
 /// The flows of a scenario, and below them what is wrong with those that differ.
 pub fn table(rows: &[Row], color: bool) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).remove_style(TableComponent::HorizontalLines);
+    table.remove_style(TableComponent::MiddleIntersections);
     if color {
         table.enforce_styling();
     } else {
@@ -89,10 +91,7 @@ pub fn table(rows: &[Row], color: bool) -> String {
             Cell::new(if new { row.case.flow.family().to_string() } else { String::new() }),
             Cell::new(&row.case.name),
             Cell::new(row.rule()),
-            match row.unruled.oif == row.stack.oif {
-                true => Cell::new(where_to(&row.unruled)),
-                false => Cell::new(where_to(&row.unruled)).fg(Color::DarkYellow),
-            },
+            unruled(row),
             Cell::new(format!("{} {}", where_to(&row.stack), row.stack.packets)),
             fast_path(row),
             match row.agree() {
@@ -112,12 +111,21 @@ pub fn table(rows: &[Row], color: bool) -> String {
 }
 
 fn where_to(seen: &Seen) -> String {
-    format!("→ {}", seen.oif.unwrap_or("-"))
+    format!("→ {}", seen.oif.unwrap_or("nowhere"))
+}
+
+fn unruled(row: &Row) -> Cell {
+    match row.unruled.oif {
+        Some(oif) if oif == row.case.oif => Cell::new(where_to(&row.unruled)),
+        // Without the policy the router makes no such packets.
+        None if row.case.router_made => Cell::new("none"),
+        _ => Cell::new(format!("{}, wrong", where_to(&row.unruled))).fg(Color::DarkYellow),
+    }
 }
 
 fn fast_path(row: &Row) -> Cell {
     let Some(did) = &row.did else { return Cell::new("stack only").fg(Color::DarkGrey) };
-    let reason = did.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let reason = row.reason().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let text = format!("{}{reason} {} {}", did.action.name(), where_to(&row.fast), row.fast.packets);
     Cell::new(text).fg(match did.action {
         Action::Redirect => Color::Green,
@@ -133,7 +141,7 @@ pub fn row_json(scenario: &Scenario, row: &Row) -> String {
     let fast_path = match &row.did {
         None => json!("stack only"),
         Some(did) => {
-            json!({ "action": did.action.name(), "oif": row.fast.oif, "packets": row.fast.packets, "reason": did.reason })
+            json!({ "action": did.action.name(), "oif": row.fast.oif, "packets": row.fast.packets, "reason": row.reason() })
         }
     };
     let line = json!({
@@ -160,7 +168,7 @@ mod tests {
     fn row(faults: Vec<String>) -> Row {
         let case = (ALL[0].flows)().remove(0);
         let seen = |oif| Seen { oif: Some(oif), packets: 20, ..Seen::default() };
-        let did = Some(Did { action: Action::Redirect, reason: None, counted: 20 });
+        let did = Some(Did { action: Action::Redirect, reason: None, counted: 20, passed: 0 });
         Row { case, unruled: seen("eth0"), stack: seen("eth1"), fast: seen("eth1"), did, faults }
     }
 
@@ -183,7 +191,7 @@ mod tests {
         total.count(&row(vec![]));
         total.count(&row(vec!["stack: 3 of 20 arrived".to_owned()]));
         assert_eq!((total.flows, total.agree, total.differ), (2, 1, 1));
-        assert!(total.line(false).starts_with("✗ 1 of 2"));
+        assert!(total.line(false).contains("✗ 1 of 2"));
         let text = table(&[row(vec!["stack: 3 of 20 arrived".to_owned()])], false);
         assert!(text.contains("3 of 20") && text.contains('✗') && !text.contains('\u{1b}'), "{text}");
     }

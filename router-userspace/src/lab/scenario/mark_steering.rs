@@ -10,9 +10,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "mark-steering",
     about: "Hosts behind one interface, steered to three uplinks by marks (who sends, which port) and by prefixes.",
     drawing: r"
-  hosts ──────── lan0 ┌────────┐ wan1 ── 10.1.0.1 isp1, has 111.11.1.1   main's default
-  192.168.8.10, .20   │ router │ wan2 ── 10.2.0.1 isp2, has 111.11.1.1   mark 0x20/0xff, or from the prefix of .70
-  .70, .200           └────────┘ wan3 ── 10.3.0.1 isp3, has 111.11.1.1   mark 0x30/0xff",
+  desk   .10  ── lan0 ┌────────┐ wan1 ── 10.1.0.1 isp1, has 111.11.1.1   main's default
+  office .70          │ router │ wan2 ── 10.2.0.1 isp2, has 111.11.1.1   tcp 80 and 443 (mark 0x20), office's prefix
+  guest  .200         └────────┘ wan3 ── 10.3.0.1 isp3, has 111.11.1.1   guests (mark 0x30), to 198.51.100.0/24
+  of 192.168.8.0/24",
     policy: include_str!("../../../../examples/mark-steering.toml"),
     router: "router",
     build,

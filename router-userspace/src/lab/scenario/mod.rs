@@ -50,6 +50,13 @@ pub struct Case {
     pub router_made: bool,
 }
 
+impl Case {
+    /// The fewest packets that the flow can be: a connection has fewer segments than pieces.
+    pub fn least_packets(&self) -> u64 {
+        if self.flow.proto == Proto::Tcp { 1 } else { u64::from(self.flow.units) }
+    }
+}
+
 /// The kernel's own rule for the main table.
 const MAIN: (u32, &str) = (32766, "main");
 /// Units of a flow.

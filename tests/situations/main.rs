@@ -1,0 +1,29 @@
+//! Real packets through anonymous network namespaces, with the real binary. One file per situation.
+
+mod firewall;
+mod foreign;
+mod frames;
+mod interfaces;
+mod lab;
+mod lease;
+mod modes;
+mod neighbour;
+mod no_file;
+mod reload;
+mod run;
+mod the_bed;
+mod tun;
+
+/// The binary under test, built with these tests.
+const EXE: &str = env!("CARGO_BIN_EXE_wayfork-under-test");
+
+/// The bed for a test, which returns at once where there is no privilege.
+macro_rules! bed {
+    () => {
+        match wayfork_tests::Bed::new(crate::EXE)? {
+            Some(bed) => bed,
+            None => return Ok(()),
+        }
+    };
+}
+pub(crate) use bed;

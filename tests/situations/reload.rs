@@ -1,0 +1,122 @@
+//! A new policy while the router runs: whole or not at all.
+
+use crate::bed;
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+use wayfork::kernel::{Kernel, Netlink};
+use wayfork_tests::{POLICY, eventually};
+
+/// The LAN's second host goes by isp2, the rest by isp1.
+fn second_host() -> String {
+    POLICY.replace("192.168.8.0/24", "192.168.8.77").replace("fd00:8::/64", "fd00:8::77")
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    Ok(())
+}
+
+#[test]
+fn sighup_takes_the_changed_file() -> Result<()> {
+    let mut bed = bed!();
+    for mode in ["netlink", "ebpf"] {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("policy.toml");
+        write(&path, POLICY)?;
+        let daemon = bed.run_with(&[&path.to_string_lossy(), "--mode", mode])?;
+        bed.expect("isp2")?;
+        write(&path, &second_host())?;
+        daemon.signal(Signal::SIGHUP)?;
+        eventually(Duration::from_secs(5), "the new policy is in force", || {
+            Ok(bed.send(wayfork::model::Family::Ipv4, wayfork::lab::traffic::Proto::Udp, 1)?.place == "isp1")
+        })?;
+        bed.expect("isp1")?;
+        let way = bed.flow("192.168.8.77", wayfork::lab::traffic::Proto::Tcp, 9000, 20)?;
+        ensure!(way.place == "isp2" && way.packets == 20, "{mode}: {way:?}");
+        ensure!(daemon.stop()?.success());
+    }
+    Ok(())
+}
+
+#[test]
+fn reload_takes_another_file_and_a_wrong_one_changes_nothing() -> Result<()> {
+    let mut bed = bed!();
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| -> Result<String> {
+        let path = folder.path().join(name);
+        write(&path, text)?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let good = file("good.toml", &second_host())?;
+    let wrong = file("wrong.toml", &POLICY.replace("via   = \"10.0.0.1\"", "via   = \"10.0.0.one\""))?;
+    // Right by itself, but another program has the route's place already.
+    bed.lab.inside("router", || {
+        let mut kernel = Netlink::open()?;
+        let default = kernel.routes()?.into_iter().find(|route| route.dst.prefix_len() == 0 && route.table == 254);
+        let mut foreign = default.expect("a default route");
+        foreign.table = 112;
+        kernel.add_route(&foreign)
+    })?;
+    let taken = "\n[[route]]\ntable = 112\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.1\"\ndev = \"eth1\"\n";
+    let refused = file("refused.toml", &format!("{}{taken}", second_host()))?;
+    for mode in ["netlink", "ebpf"] {
+        let daemon = bed.run(mode, POLICY)?;
+        let installed = bed.snapshot()?;
+        for bad in [&wrong, &refused] {
+            let output = bed.wayfork(&["reload", bad])?;
+            ensure!(!output.status.success(), "{mode}: {bad} was taken");
+            ensure!(!output.stderr.is_empty(), "{mode}: {bad}: no reason given");
+            assert_eq!(bed.snapshot()?, installed, "{mode}: {bad} changed something");
+            bed.expect("isp2")?;
+        }
+        let output = bed.wayfork(&["reload", &good])?;
+        ensure!(output.status.success(), "{mode}: {}", String::from_utf8_lossy(&output.stderr));
+        bed.expect("isp1")?;
+        ensure!(daemon.stop()?.success());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_that_became_wrong_keeps_the_old_policy_at_sighup() -> Result<()> {
+    let mut bed = bed!();
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("policy.toml");
+    write(&path, POLICY)?;
+    let daemon = bed.run_with(&[&path.to_string_lossy(), "--mode", "ebpf"])?;
+    let installed = bed.snapshot()?;
+    write(&path, "[[rule]]\npriority = \"high\"\n")?;
+    daemon.signal(Signal::SIGHUP)?;
+    ensure!(
+        daemon.wait_line(Duration::from_secs(5), |line| line.contains("policy.toml")),
+        "says nothing: {}",
+        daemon.log()
+    );
+    assert_eq!(bed.snapshot()?, installed);
+    bed.expect("isp2")?;
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn no_packet_goes_astray_while_an_equal_policy_is_loaded() -> Result<()> {
+    let mut bed = bed!();
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("policy.toml");
+    write(&path, POLICY)?;
+    for mode in ["netlink", "ebpf"] {
+        let daemon = bed.run_with(&[&path.to_string_lossy(), "--mode", mode])?;
+        bed.expect("isp2")?;
+        for round in 0..20 {
+            daemon.signal(Signal::SIGHUP)?;
+            let way = bed.send(wayfork::model::Family::Ipv4, wayfork::lab::traffic::Proto::Udp, 200)?;
+            ensure!(way.place == "isp2" && way.packets == 200, "{mode}, round {round}: {way:?}");
+        }
+        ensure!(daemon.stop()?.success());
+    }
+    Ok(())
+}
