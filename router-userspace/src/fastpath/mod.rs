@@ -8,6 +8,7 @@
 
 mod attach;
 mod error;
+mod foreign;
 mod frame;
 mod load;
 mod object;
@@ -16,6 +17,7 @@ mod tables;
 
 pub use attach::{Attached, ForeignProgram};
 pub use error::{Error, Result};
+pub use foreign::netfilter_programs;
 pub use frame::ethernet_frame;
 pub use load::{Capacity, FastPath};
 pub use object::EBPF_OBJECT;

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 pub struct ForeignPrograms {
     /// TCX programs on ingress by interface index: their names.
     pub tcx: BTreeMap<u32, Vec<String>>,
-    /// Netfilter programs, on whatever hook and in whatever namespace: their names.
+    /// Netfilter programs, on whatever hook and in whatever namespace, as messages call them. They count where the kernel
+    /// does not list its hooks.
     pub netfilter: Vec<String>,
     /// What could not be listed, a sentence each.
     pub doubts: Vec<String>,
@@ -25,7 +26,7 @@ pub fn survey(programs: ForeignPrograms) -> Facts {
     facts.hooks = or_doubt("the list of netfilter hooks", hooks::list(), &mut doubts);
     facts.legacy_tables = or_doubt("the tables of the old iptables", hooks::legacy_tables(), &mut doubts);
     facts.other_hooks = or_doubt("signs of netfilter hooks", hooks::other_hooks(), &mut doubts);
-    facts.other_hooks.extend(programs.netfilter.iter().map(|name| format!("the BPF program {name}")));
+    facts.other_hooks.extend(programs.netfilter);
     (facts.xfrm_policies, facts.xfrm_refuses) = or_doubt("xfrm policies", xfrm::policies(), &mut doubts);
     facts.fwmark_reflect = or_doubt("fwmark_reflect", hooks::fwmark_reflect(), &mut doubts);
     facts.filters = or_doubt("traffic control", tc::filters(), &mut doubts);

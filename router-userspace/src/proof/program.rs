@@ -4,11 +4,10 @@ use super::decide::{Decider, DeciderError, Fast, Refresh};
 use super::packet::Packet;
 use crate::compile::{CounterSlots, Generation, Input, compile};
 use crate::fastpath::{self, Capacity, Context, FastPath};
-use crate::kernel::{ForeignPrograms, survey};
+use crate::kernel::survey;
 use crate::model::{Host, Link};
 use crate::policy::Policy;
 use crate::safety::{Facts, Judgement, Wanted, judge};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Nobody renews the lease of a program that serves no traffic.
@@ -92,17 +91,7 @@ pub fn facts_here(host: &Host) -> Result<Facts, ProgramError> {
 }
 
 fn survey_with(fast: &mut FastPath, host: &Host) -> Facts {
-    let mut programs = ForeignPrograms { tcx: BTreeMap::new(), ..ForeignPrograms::default() };
-    for link in host.links.values() {
-        match fast.foreign_programs(link.index) {
-            Ok(found) if found.is_empty() => {}
-            Ok(found) => {
-                programs.tcx.insert(link.index, found.into_iter().map(|program| program.name).collect());
-            }
-            Err(error) => programs.doubts.push(format!("TC programs of {}: {error}", link.name)),
-        }
-    }
-    survey(programs)
+    survey(fast.foreign(host.links.keys().copied()))
 }
 
 impl Decider for Program {

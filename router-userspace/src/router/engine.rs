@@ -4,7 +4,7 @@ use super::counters::Counters;
 use super::{Options, RouterError};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
-use crate::kernel::{Event, ForeignPrograms, Kernel, Netlink, remove_empty_clsact, survey};
+use crate::kernel::{Event, Kernel, Netlink, remove_empty_clsact, survey};
 use crate::mirror::{self, MarkClasses};
 use crate::model::Host;
 use crate::policy::{Mode, Policy};
@@ -402,17 +402,7 @@ fn progress() -> impl FnMut(mirror::Progress) -> ControlFlow<()> {
 
 /// Everything on this host that could act on a packet.
 fn facts(fast: &mut FastPath, host: &Host) -> Facts {
-    let mut programs = ForeignPrograms::default();
-    for link in host.links.values() {
-        match fast.foreign_programs(link.index) {
-            Ok(found) if found.is_empty() => {}
-            Ok(found) => {
-                programs.tcx.insert(link.index, found.into_iter().map(|program| program.name).collect());
-            }
-            Err(error) => programs.doubts.push(format!("TC programs of {}: {error}", link.name)),
-        }
-    }
-    survey(programs)
+    survey(fast.foreign(host.links.keys().copied()))
 }
 
 /// Takes the program off an interface, and the qdisc with it that was made for it.

@@ -361,8 +361,8 @@ fn what_the_caller_cannot_list_is_a_doubt() {
         .run(|| {
             let programs = ForeignPrograms { doubts: vec!["TC programs: no".into()], ..ForeignPrograms::default() };
             assert_eq!(survey(programs).doubts, ["TC programs: no"]);
-            let programs = ForeignPrograms { netfilter: vec!["p".into()], ..ForeignPrograms::default() };
-            assert_eq!(survey(programs).other_hooks, ["the BPF program p"]);
+            let programs = ForeignPrograms { netfilter: vec!["BPF program 7".into()], ..ForeignPrograms::default() };
+            assert_eq!(survey(programs).other_hooks, ["BPF program 7"]);
         })
         .unwrap();
 }

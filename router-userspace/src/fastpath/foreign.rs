@@ -1,0 +1,49 @@
+//! BPF programs of others that could act on a packet: what the guard cannot ask netlink for.
+
+use super::error::os_error;
+use super::{Error, FastPath};
+use crate::kernel::ForeignPrograms;
+use aya::programs::links::LinkType;
+use aya::programs::loaded_links;
+
+impl FastPath {
+    /// The programs of others on these interfaces and on netfilter's hooks. What cannot be listed is a doubt.
+    pub fn foreign(&mut self, interfaces: impl IntoIterator<Item = u32>) -> ForeignPrograms {
+        let mut programs = ForeignPrograms { netfilter: netfilter_programs(), ..ForeignPrograms::default() };
+        for ifindex in interfaces {
+            match self.foreign_programs(ifindex) {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => {
+                    programs.tcx.insert(ifindex, found.into_iter().map(|program| program.name).collect());
+                }
+                // It went meanwhile, and with it whatever was attached to it.
+                Err(Error::NoInterface(_)) => {}
+                Err(error) => programs.doubts.push(error.to_string()),
+            }
+        }
+        programs
+    }
+}
+
+/// The netfilter programs (6.4 and later) of the whole machine, as messages call them: a link does not tell its namespace. Where they cannot
+/// be listed, one that says so stands for all that there may be.
+pub fn netfilter_programs() -> Vec<String> {
+    let mut found = Vec::new();
+    for link in loaded_links() {
+        match link {
+            // A type that the loader does not know is not this one.
+            Ok(link) if link.link_type().is_ok_and(|kind| kind == LinkType::Netfilter) => {
+                found.push(format!("BPF program {} (link {})", link.program_id(), link.id()));
+            }
+            Ok(_) => {}
+            // Gone between being listed and being looked at.
+            Err(error) if os_error(&error) == Some(libc::ENOENT) => {}
+            Err(error) => {
+                let error = Error::from_any("list BPF links", error);
+                found.push(format!("BPF programs, which cannot be listed ({error})"));
+                break;
+            }
+        }
+    }
+    found
+}
