@@ -43,8 +43,13 @@ fn plan(path: Option<&PathBuf>, policy: &Policy) -> anyhow::Result<Document> {
     let mut items = mirror::items(&desired, &host, &changes, &words);
     items.extend(attachments(&judgement, &host, running.as_ref()));
     against.extend(mirror::against(&desired, &host, policy.router.mark_bits));
-    against.extend(off.map(|why| format!("no fast path here, the stack alone carries the traffic: {why}")));
-    against.extend(networkd(Path::new("/")));
+    against.extend(off.map(|why| match nix::unistd::geteuid().is_root() {
+        true => format!("no fast path here, the stack alone carries the traffic: {why}"),
+        false => format!("what the fast path would do here is told to root only: {why}"),
+    }));
+    if in_the_first_namespace() {
+        against.extend(networkd(Path::new("/")));
+    }
     let interfaces = judgement.interfaces.iter().map(|(index, judged)| Interface {
         name: host.link_name(*index),
         may: judged.may.name(),
@@ -161,7 +166,14 @@ fn attachments(judgement: &Judgement, host: &Host, running: Option<&Status>) -> 
     items
 }
 
-/// A warning where systemd-networkd runs and takes other programs' rules or routes away when it starts or reloads.
+/// Whether this is the network namespace of process 1, which is the one that the host's services look after. True where that
+/// cannot be read.
+fn in_the_first_namespace() -> bool {
+    let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    of("1").zip(of("thread-self")).is_none_or(|(first, here)| first == here)
+}
+
+/// A warning where systemd-networkd is in use and takes other programs' rules or routes away when it starts or reloads.
 fn networkd(root: &Path) -> Option<String> {
     if !root.join("run/systemd/netif").exists() {
         return None;
@@ -175,7 +187,7 @@ fn networkd(root: &Path) -> Option<String> {
     }
     let lines = missing.iter().map(|key| format!("{key}=no")).collect::<Vec<_>>().join(" and ");
     Some(format!(
-        "systemd-networkd runs here and removes other programs' rules and routes when it restarts; {lines} in \
+        "systemd-networkd is in use here and removes other programs' rules and routes when it restarts; {lines} in \
          /etc/systemd/networkd.conf under [Network] keeps it from that"
     ))
 }

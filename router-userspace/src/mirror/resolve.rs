@@ -30,6 +30,8 @@ pub enum Reason {
 /// A route of the file that cannot be installed now, or not with all its next hops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
+    /// Its family.
+    pub family: Family,
     /// The route in iproute2's words.
     pub what: String,
     /// For what.
@@ -84,8 +86,13 @@ impl<'a> Resolver<'a> {
     }
 
     fn one(&self, wanted: &PolicyRoute) -> Resolved {
-        let waiting =
-            |reason, partly| Waiting { what: self.words.policy_route(wanted), reason, at: wanted.at.clone(), partly };
+        let waiting = |reason, partly| Waiting {
+            family: wanted.family,
+            what: self.words.policy_route(wanted),
+            reason,
+            at: wanted.at.clone(),
+            partly,
+        };
         let mut route = Route {
             family: wanted.family,
             table: wanted.table,
@@ -238,6 +245,6 @@ impl fmt::Display for Reason {
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = if self.partly { "without one of its next hops" } else { "waits" };
-        write!(f, "{} {how}: {} ({})", self.what, self.reason, self.at)
+        write!(f, "{} {} {how}: {} ({})", self.family, self.what, self.reason, self.at)
     }
 }

@@ -1,6 +1,7 @@
 //! The plan, as a person and as a script reads it.
 
 use crate::mirror::{Item, Kind, Op, Waiting};
+use crate::model::Family;
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use owo_colors::OwoColorize;
 use serde::Serialize;
@@ -31,6 +32,8 @@ pub struct Document {
 /// Something that waits.
 #[derive(Debug, Serialize)]
 pub struct Wait {
+    /// Its family.
+    pub family: Family,
     /// The route.
     pub text: String,
     /// For what.
@@ -55,6 +58,7 @@ pub struct Interface {
 impl From<&Waiting> for Wait {
     fn from(waiting: &Waiting) -> Self {
         Wait {
+            family: waiting.family,
             text: waiting.what.clone(),
             reason: waiting.reason.to_string(),
             at: waiting.at.clone(),
@@ -105,7 +109,14 @@ pub fn text(plan: &Document, color: bool) -> Result<String, std::fmt::Error> {
         writeln!(out, "\n{}", bold("waiting"))?;
         for wait in &plan.waiting {
             let how = if wait.partly { " (without this next hop meanwhile)" } else { "" };
-            writeln!(out, "  {}{how}\n      {} ({})", wait.text, paint(&wait.reason, "wait", color), wait.at)?;
+            writeln!(
+                out,
+                "  {} {}{how}\n      {} ({})",
+                wait.family,
+                wait.text,
+                paint(&wait.reason, "wait", color),
+                wait.at
+            )?;
         }
     }
     if !plan.interfaces.is_empty() {
@@ -171,7 +182,6 @@ fn paint(text: &str, what: &str, color: bool) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::model::Family;
 
     fn document(changes: Vec<Item>) -> Document {
         Document {
