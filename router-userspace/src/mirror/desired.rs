@@ -2,7 +2,7 @@
 
 use super::diff::mark_digest;
 use super::resolve::{Resolver, Waiting};
-use super::routes::same_route;
+use super::routes::{BySlot, Slot, same_route, slot};
 use super::text::Words;
 use crate::model::{Family, Host, MarkRule, OWN_PROTOCOL, Route, RouteKind, Rule, protocol_name};
 use crate::policy::Policy;
@@ -196,28 +196,33 @@ fn want_routes(policy: &Policy, host: &Host, desired: &mut Desired) {
         wanted
             .extend(Family::BOTH.map(|family| Wanted { item: last_resort(family, table.id), origin: origin.clone() }));
     }
+    let foreign: BySlot<'_> = host.routes.iter().filter(|route| route.protocol != OWN_PROTOCOL).collect();
+    // Where each place in `desired.routes` is.
+    let mut places: HashMap<Slot, usize> = HashMap::new();
     for wanted in wanted {
         let route = &wanted.item;
-        let at = || wanted.origin.at().unwrap_or_default().to_owned();
-        let earlier = desired.routes.iter().find(|earlier| earlier.item.same_slot(route));
-        if let Some(earlier) = earlier {
+        let mut conflict = |holder: String| {
+            let at = wanted.origin.at().unwrap_or_default().to_owned();
+            desired.conflicts.push(Conflict { wanted: words.route(route), at, holder });
+        };
+        if let Some(earlier) = places.get(&slot(route)).and_then(|place| desired.routes.get(*place)) {
             if !same_route(&earlier.item, route) {
-                let holder = format!("its place is that of {}", words.route(&earlier.item));
-                let holder = format!("{holder} ({})", earlier.origin.at().unwrap_or_default());
-                desired.conflicts.push(Conflict { wanted: words.route(route), at: at(), holder });
+                let at = earlier.origin.at().unwrap_or_default();
+                conflict(format!("its place is that of {} ({at})", words.route(&earlier.item)));
             }
             continue;
         }
-        let foreign = host.routes.iter().filter(|other| other.protocol != OWN_PROTOCOL && other.same_slot(route));
-        let foreign: Vec<&Route> = foreign.collect();
-        match (foreign.iter().find(|other| same_route(other, route)), foreign.first()) {
+        let holders = foreign.at(route);
+        match (holders.iter().find(|other| same_route(other, route)), holders.first()) {
             (Some(same), _) => desired.left_routes.push((wanted.clone(), same.protocol)),
             (None, Some(holder)) => {
                 let owner = protocol_name(holder.protocol);
-                let holder = format!("its place is taken by {} (owner: {owner})", words.route(holder));
-                desired.conflicts.push(Conflict { wanted: words.route(route), at: at(), holder });
+                conflict(format!("its place is taken by {} (owner: {owner})", words.route(holder)));
             }
-            (None, None) => desired.routes.push(wanted),
+            (None, None) => {
+                places.insert(slot(route), desired.routes.len());
+                desired.routes.push(wanted);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::desired::{Desired, Origin, Wanted};
 use super::diff::{Changes, Step};
 use super::group::is_scaffold;
-use super::routes::same_route;
+use super::routes::BySlot;
 use super::text::{self, Words};
 use crate::model::{Family, Host, OWN_PROTOCOL, Route, Rule, protocol_name};
 use serde::Serialize;
@@ -124,14 +124,14 @@ fn rule_items(desired: &Desired, host: &Host, changes: &Changes, words: &Words<'
 }
 
 fn route_items(desired: &Desired, host: &Host, words: &Words<'_>) -> Vec<Item> {
-    let held: Vec<&Route> = host.routes.iter().filter(|route| route.protocol == OWN_PROTOCOL).collect();
-    let wants = |route: &Route| desired.routes.iter().any(|wanted| same_route(&wanted.item, route));
-    let gone = held.iter().filter(|route| !wants(route));
+    let own = || host.routes.iter().filter(|route| route.protocol == OWN_PROTOCOL);
+    let held: BySlot<'_> = own().collect();
+    let wanted: BySlot<'_> = desired.routes.iter().map(|wanted| &wanted.item).collect();
+    let gone = own().filter(|route| !wanted.has(route));
     let mut items: Vec<Item> =
         gone.map(|route| item::<Route>(Op::Remove, Kind::Route, route.family, words.route(route), None)).collect();
     for entry in &desired.routes {
-        let there = held.iter().any(|route| same_route(route, &entry.item));
-        let op = if there { Op::Keep } else { Op::Add };
+        let op = if held.has(&entry.item) { Op::Keep } else { Op::Add };
         items.push(item(op, Kind::Route, entry.item.family, words.route(&entry.item), Some(entry)));
     }
     for (entry, owner) in &desired.left_routes {

@@ -2,7 +2,9 @@
 
 use super::Step;
 use crate::model::{Family, NextHop, OWN_PROTOCOL, Route, RouteKind};
+use ipnet::IpNet;
 use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 /// The steps before the rules change, and those after.
@@ -27,6 +29,38 @@ pub(super) fn same_route(a: &Route, b: &Route) -> bool {
         && (leads_nowhere(a.kind) || (scope(a) == scope(b) && hops(a) == hops(b)))
 }
 
+/// What the kernel tells routes apart by: [`Route::same_slot`] as a key.
+pub(super) type Slot = (Family, u32, IpNet, Option<IpNet>, u8, u32);
+
+/// The place of a route.
+pub(super) fn slot(route: &Route) -> Slot {
+    (route.family, route.table, route.dst, route.src, route.tos, route.metric)
+}
+
+/// Routes by their place.
+#[derive(Default)]
+pub(super) struct BySlot<'a>(HashMap<Slot, Vec<&'a Route>>);
+
+impl<'a> FromIterator<&'a Route> for BySlot<'a> {
+    fn from_iter<T: IntoIterator<Item = &'a Route>>(routes: T) -> Self {
+        let mut by_slot = BySlot::default();
+        routes.into_iter().for_each(|route| by_slot.0.entry(slot(route)).or_default().push(route));
+        by_slot
+    }
+}
+
+impl<'a> BySlot<'a> {
+    /// Those in the place of `route`.
+    pub fn at(&self, route: &Route) -> &[&'a Route] {
+        self.0.get(&slot(route)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether one of them says the same.
+    pub fn has(&self, route: &Route) -> bool {
+        self.at(route).iter().any(|other| same_route(other, route))
+    }
+}
+
 /// The kinds without a next hop.
 pub(super) fn leads_nowhere(kind: RouteKind) -> bool {
     matches!(kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::Throw)
@@ -42,53 +76,51 @@ fn hops(route: &Route) -> Vec<(Option<IpAddr>, u32, u16, bool)> {
 
 /// Plans the way from `now` (the whole FIB) to one whose own routes are `want`.
 pub(super) fn steps(now: &[Route], want: &[Route]) -> RouteSteps {
-    let own: Vec<&Route> = now.iter().filter(|route| route.protocol == OWN_PROTOCOL).collect();
-    let missing = want.iter().filter(|want| !own.iter().any(|route| same_route(route, want)));
-    let mut missing: Vec<&Route> = missing.collect();
-    let mut stale = own;
-    stale.retain(|route| !want.iter().any(|want| same_route(route, want)));
+    let own = || now.iter().filter(|route| route.protocol == OWN_PROTOCOL);
+    let (held, wanted): (BySlot<'_>, BySlot<'_>) = (own().collect(), want.iter().collect());
+    let mut missing: Vec<&Route> = want.iter().filter(|route| !held.has(route)).collect();
+    let mut stale: Vec<&Route> = own().filter(|route| !wanted.has(route)).collect();
     sort(&mut missing, want);
+    sort(&mut stale, own());
+    let mut taken: Option<HashSet<Slot>> = None;
+    let mut replaced = HashSet::new();
     let mut steps = RouteSteps::default();
-    let mut stand_ins = Vec::new();
     for route in missing {
-        let slot = stale.iter().position(|old| old.same_slot(route));
-        let Some(old) = slot.map(|slot| stale.remove(slot)) else {
+        let Some(old) = held.at(route).iter().find(|old| !wanted.has(old)) else {
             steps.add.push(Step::AddRoute(route.clone()));
             continue;
         };
         // The slot is taken by the old one. A copy with another metric carries the traffic while they change places.
-        let stand_in = stand_in(route, &[now, want, &stand_ins]);
+        let taken = taken.get_or_insert_with(|| now.iter().chain(want).map(slot).collect());
+        let stand_in = stand_in(route, taken);
         steps.add.extend(stand_in.clone().map(Step::AddRoute));
-        steps.add.extend([Step::DeleteRoute(old.clone()), Step::AddRoute(route.clone())]);
-        steps.add.extend(stand_in.clone().map(Step::DeleteRoute));
-        stand_ins.extend(stand_in);
+        steps.add.extend([Step::DeleteRoute((*old).clone()), Step::AddRoute(route.clone())]);
+        steps.add.extend(stand_in.map(Step::DeleteRoute));
+        replaced.insert(slot(route));
     }
-    sort(&mut stale, now);
-    steps.delete.extend(stale.into_iter().rev().cloned().map(Step::DeleteRoute));
+    let gone = stale.into_iter().rev().filter(|route| !replaced.contains(&slot(route)));
+    steps.delete.extend(gone.cloned().map(Step::DeleteRoute));
     steps
 }
 
 /// The order of adding: what a gateway is reached by first; then the longest prefix first, so that no destination goes by a
 /// shorter one that comes before its own; of one prefix the best metric first. Deleting goes the other way round.
-fn sort(routes: &mut [&Route], all: &[Route]) {
-    routes.sort_by_key(|route| (!carries_a_gateway(route, all), Reverse(route.dst.prefix_len()), route.metric));
-}
-
-/// Whether some gateway is on the link by this route.
-fn carries_a_gateway(route: &Route, all: &[Route]) -> bool {
-    let on_link = |dev: u32, via: IpAddr| route.dst.contains(&via) && route.nexthops.iter().any(|hop| hop.dev == dev);
-    route.kind == RouteKind::Unicast
-        && route.nexthops.iter().all(|hop| hop.via.is_none())
-        && all.iter().flat_map(|other| &other.nexthops).any(|hop| hop.via.is_some_and(|via| on_link(hop.dev, via)))
+fn sort<'a>(routes: &mut [&Route], all: impl IntoIterator<Item = &'a Route>) {
+    let hops = all.into_iter().flat_map(|route| &route.nexthops);
+    let gateways: HashSet<(u32, IpAddr)> = hops.filter_map(|hop| Some((hop.dev, hop.via?))).collect();
+    // Whether some gateway is on the link by this route.
+    let carries = |route: &Route| {
+        let reaches = |dev: u32, via: &IpAddr| {
+            route.dst.contains(via) && route.nexthops.iter().any(|hop| hop.dev == dev && hop.via.is_none())
+        };
+        route.kind == RouteKind::Unicast && gateways.iter().any(|(dev, via)| reaches(*dev, via))
+    };
+    routes.sort_by_cached_key(|route| (!carries(route), Reverse(route.dst.prefix_len()), route.metric));
 }
 
 /// The same route with the nearest metric that nobody has: behind it where there is room, else before it.
-fn stand_in(route: &Route, taken: &[&[Route]]) -> Option<Route> {
-    let free = |metric: &u32| {
-        let mut other = route.clone();
-        other.metric = *metric;
-        !taken.iter().any(|routes| routes.iter().any(|route| route.same_slot(&other)))
-    };
+fn stand_in(route: &Route, taken: &HashSet<Slot>) -> Option<Route> {
+    let with = |metric| Route { metric, ..route.clone() };
     // IPv6 takes 0 for 1024.
     let lowest = if route.family == Family::Ipv6 { 1 } else { 0 };
     let near = |distance: u32| {
@@ -96,6 +128,5 @@ fn stand_in(route: &Route, taken: &[&[Route]]) -> Option<Route> {
         let before = route.metric.checked_sub(distance).filter(|metric| *metric >= lowest);
         behind.into_iter().chain(before)
     };
-    let metric = (1..=64).flat_map(near).find(free)?;
-    Some(Route { metric, ..route.clone() })
+    (1..=64).flat_map(near).map(with).find(|other| !taken.contains(&slot(other)))
 }
