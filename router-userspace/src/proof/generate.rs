@@ -1,7 +1,7 @@
 //! Packets around the boundaries of a host's rules and routes, always the same ones for the same seed.
 
 use super::packet::{ICMP, ICMPV6, Packet, TCP, UDP, askable_protocol, has_ports};
-use crate::model::{Family, Host, MarkRule, PortRange, Rule};
+use crate::model::{Family, Host, MarkRule, PortRange, Route, Rule, TABLE_LOCAL};
 use fastrand::Rng;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -92,7 +92,12 @@ impl Values {
         let mut addresses: BTreeSet<IpAddr> =
             nets.iter().flat_map(|net| around(*net)).chain(own.iter().copied()).collect();
         addresses.extend(unrelated(family).into_iter().chain(special(family)));
-        let is_plain = |addr: &&IpAddr| !own.contains(addr) && !special(family).contains(addr) && !is_multicast(**addr);
+        let local = |addr: &IpAddr| {
+            let is_own =
+                |r: &Route| r.table == TABLE_LOCAL && r.dst.prefix_len() == family.bits() && r.dst.contains(addr);
+            host.routes.iter().any(|route| route.family == family && is_own(route))
+        };
+        let is_plain = |addr: &&IpAddr| !own.contains(addr) && !is_special(**addr) && !local(addr);
         let plain = addresses.iter().filter(is_plain).copied().collect();
         let marks: BTreeSet<u32> = rules.iter().filter_map(|wish| wish.mark).flat_map(marks_around).collect();
         let ports: BTreeSet<u16> =
@@ -290,10 +295,19 @@ fn special(family: Family) -> Vec<IpAddr> {
     }
 }
 
-fn is_multicast(addr: IpAddr) -> bool {
+/// Whether the kernel treats an address by itself, whatever the rules say.
+fn is_special(addr: IpAddr) -> bool {
     match addr {
-        IpAddr::V4(addr) => addr.is_multicast() || addr.is_loopback() || addr.octets()[0] == 0 || addr.is_broadcast(),
-        IpAddr::V6(addr) => addr.is_multicast() || addr.is_loopback() || addr.is_unspecified(),
+        IpAddr::V4(addr) => {
+            addr.is_multicast()
+                || addr.is_loopback()
+                || addr.is_unspecified()
+                || addr.is_broadcast()
+                || addr.is_link_local()
+        }
+        IpAddr::V6(addr) => {
+            addr.is_multicast() || addr.is_loopback() || addr.is_unspecified() || addr.is_unicast_link_local()
+        }
     }
 }
 

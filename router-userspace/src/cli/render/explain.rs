@@ -1,6 +1,9 @@
 //! One packet on both sides, for a person.
 
 use crate::proof::{Explanation, FastView, KernelView, PacketView, RuleView, StepView};
+use comfy_table::TableComponent::{
+    HorizontalLines, LeftBorderIntersections, MiddleIntersections, RightBorderIntersections,
+};
 use comfy_table::{Attribute, Cell, Color, Table, presets};
 use owo_colors::OwoColorize;
 use router_common::verdict::PassReason;
@@ -54,6 +57,9 @@ pub fn packet(packet: &PacketView) -> String {
 fn sides(explanation: &Explanation, color: bool) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["", "fast path", "kernel"]);
+    for line in [HorizontalLines, MiddleIntersections, LeftBorderIntersections, RightBorderIntersections] {
+        table.remove_style(line);
+    }
     if color {
         table.enforce_styling();
     }
@@ -64,11 +70,9 @@ fn sides(explanation: &Explanation, color: bool) -> Table {
         table.add_row(vec![Cell::new(name), cell(&shown(one), color), cell(&shown(other), color)]);
     };
     row("verdict", fast.and_then(|fast| fast.verdict.clone()), kernel.map(|kernel| kernel.verdict.clone()));
-    let action = fast.map(|fast| fast.action.clone());
-    row("action", action.or_else(|| explanation.ebpf_reason.clone()), None);
-    if let Some(reason) = fast.and_then(|fast| fast.reason.as_ref()) {
-        let sentence = PassReason::ALL.iter().find(|known| known.name() == reason).map_or("", |known| known.sentence());
-        row("reason", Some(format!("{reason}: {sentence}")), None);
+    row("action", fast.map(|fast| fast.action.clone()), None);
+    if let Some(reason) = fast.and_then(|fast| fast.reason.clone()) {
+        row("reason", Some(reason), None);
     }
     row("out", fast.and_then(out_of_fast), kernel.and_then(out_of_kernel));
     row(
@@ -126,14 +130,21 @@ fn rule(rule: &RuleView) -> String {
 }
 
 fn agreement(explanation: &Explanation, color: bool) -> String {
-    let (mark, text) = match (&explanation.ebpf, &explanation.kernel, explanation.agree) {
-        (None, _, _) => return "the kernel's side alone".to_owned(),
-        (Some(fast), _, true) if fast.action == "pass" => ("✓", "the fast path leaves the packet to the kernel"),
-        (_, None, true) => ("✓", "the fast path agrees with the reference; the kernel cannot be asked"),
-        (_, _, true) => ("✓", "both agree"),
-        (_, _, false) => ("✗", "they differ: this is a fault of Wayfork; please report it"),
+    let (sign, text) = match (&explanation.ebpf, &explanation.kernel, explanation.agree) {
+        (None, _, _) => {
+            let why = explanation.ebpf_reason.as_deref().unwrap_or("there is no program to ask");
+            return format!("the kernel's side alone: {why}");
+        }
+        (Some(fast), _, true) if fast.action == "pass" => {
+            let known = PassReason::ALL.iter().find(|known| Some(known.name()) == fast.reason.as_deref());
+            let sentence = known.map_or("", |known| known.sentence());
+            ("✓", format!("the fast path leaves the packet to the kernel. {sentence}"))
+        }
+        (_, None, true) => ("✓", "the fast path agrees with the reference; the kernel cannot be asked".to_owned()),
+        (_, _, true) => ("✓", "both agree".to_owned()),
+        (_, _, false) => ("✗", "they differ: this is a fault of Wayfork; please report it".to_owned()),
     };
-    let line = format!("{mark} {text}");
+    let line = format!("{sign} {text}");
     match (color, explanation.agree) {
         (false, _) => line,
         (true, true) => line.green().bold().to_string(),

@@ -1,0 +1,317 @@
+//! `wayfork explain` and `wayfork compare` as scripts use them, in a namespace with two uplinks.
+
+use serde_json::{Value, json};
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+use wayfork::kernel::admin::{NewLink, write_setting};
+use wayfork::kernel::{Admin, Kernel, Netlink, Netns};
+use wayfork::model::{Family, NextHop, Route, RouteKind, Rule, Selectors};
+
+/// A router: `lan`, `eth0` with the default route, `eth1` with the one of table 111, which serves what comes in by `eth1`
+/// and what is marked 0x20.
+struct Router {
+    netns: Netns,
+    _far: Netns,
+}
+
+impl Router {
+    /// None, said loudly, where that cannot be tested.
+    fn new() -> Option<Self> {
+        let why = match (nix::unistd::geteuid().is_root(), wayfork::fastpath::EBPF_OBJECT.is_empty()) {
+            (false, _) => "needs root to make network namespaces",
+            (_, true) => "built without the eBPF object; `cargo xtask test` builds it",
+            _ => "",
+        };
+        if !why.is_empty() {
+            let test = std::thread::current().name().unwrap_or("?").to_owned();
+            let line = format!("\nSKIPPED {test}: {why}\n");
+            std::io::stderr().write_all(line.as_bytes()).expect("standard error");
+            return None;
+        }
+        let router = Router {
+            netns: Netns::new().expect("a network namespace"),
+            _far: Netns::new().expect("another network namespace"),
+        };
+        router.netns.run(|| router.build().expect("the router")).expect("a thread inside");
+        Some(router)
+    }
+
+    fn build(&self) -> wayfork::kernel::Result<()> {
+        let mut admin = Admin::open()?;
+        write_setting("net.ipv6.conf.default.accept_dad", "0")?;
+        for (name, addresses, index) in [
+            ("lan", ["192.168.8.1/24", "fd08::1/64"], 11),
+            ("eth0", ["192.0.2.2/24", "fd00::2/64"], 12),
+            ("eth1", ["10.0.0.2/24", "fd01::2/64"], 13),
+        ] {
+            admin.veth(NewLink::named(name).index(index), NewLink::named(name).inside(self._far.fd()))?;
+            for address in addresses {
+                admin.add_address(name, address.parse().expect("an address"))?;
+            }
+            self._far.run(|| Admin::open()?.up(name))??;
+            admin.up(name)?;
+            write_setting(&format!("net.ipv4.conf.{name}.rp_filter"), "0")?;
+            write_setting(&format!("net.ipv4.conf.{name}.send_redirects"), "0")?;
+        }
+        for setting in ["rp_filter", "send_redirects"] {
+            write_setting(&format!("net.ipv4.conf.all.{setting}"), "0")?;
+        }
+        write_setting("net.ipv4.ip_forward", "1")?;
+        write_setting("net.ipv6.conf.all.forwarding", "1")?;
+        for (name, gateway) in [("eth0", "192.0.2.1"), ("eth0", "fd00::1"), ("eth1", "10.0.0.1"), ("eth1", "fd01::1")] {
+            admin.set_neighbour(name, gateway.parse().expect("an address"), [2, 0, 0, 0, 0, 1])?;
+        }
+        let mut kernel = Netlink::open()?;
+        for (table, dev, gateway) in
+            [(254, 12, "192.0.2.1"), (254, 12, "fd00::1"), (111, 13, "10.0.0.1"), (111, 13, "fd01::1")]
+        {
+            kernel.add_route(&default_route(table, dev, gateway))?;
+        }
+        for family in Family::BOTH {
+            let from_eth1 = Selectors { iif: Some("eth1".to_owned()), ..Selectors::default() };
+            let marked = Selectors { fwmark: Some((0x20, u32::MAX)), ..Selectors::default() };
+            for (priority, selectors) in [(1000, from_eth1), (1010, marked)] {
+                kernel.add_rule(&Rule { selectors, protocol: 3, ..Rule::lookup(family, priority, 111) })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `wayfork` inside.
+    fn wayfork(&self, arguments: &[&str], input: &[u8]) -> Output {
+        self.finish(command(arguments), input)
+    }
+
+    fn finish(&self, command: Command, input: &[u8]) -> Output {
+        let mut child = self.netns.spawn(command).expect("wayfork starts");
+        // It may have ended without reading.
+        drop(child.stdin.take().expect("its input").write_all(input));
+        child.wait_with_output().expect("wayfork ends")
+    }
+
+    /// Standard output as one JSON document, and the exit status.
+    fn json(&self, arguments: &[&str], input: &[u8]) -> (Value, Option<i32>) {
+        let output = self.wayfork(arguments, input);
+        let document = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        (document, output.status.code())
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wayfork"));
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn default_route(table: u32, dev: u32, gateway: &str) -> Route {
+    let via: std::net::IpAddr = gateway.parse().expect("an address");
+    let family = Family::of(via);
+    Route {
+        family,
+        table,
+        dst: family.default_prefix(),
+        kind: RouteKind::Unicast,
+        src: None,
+        tos: 0,
+        metric: 0,
+        protocol: 3,
+        scope: 0,
+        prefsrc: None,
+        mtu: None,
+        mtu_locked: false,
+        pref: 0,
+        nhid: 0,
+        nexthops: vec![NextHop { via: Some(via), dev, weight: 1, ..NextHop::default() }],
+    }
+}
+
+#[test]
+fn explain_answers_as_the_contract_says_in_both_families() {
+    let Some(router) = Router::new() else { return };
+    for (to, from, via) in [("111.11.1.1", "10.0.0.8", "10.0.0.1"), ("2001:db8::1", "fd01::8", "fd01::1")] {
+        let (document, status) = router.json(
+            &[
+                "explain",
+                to,
+                "--iif",
+                "eth1",
+                "--from",
+                from,
+                "--ipproto",
+                "udp",
+                "--sport",
+                "1",
+                "--dport",
+                "2",
+                "--json",
+            ],
+            b"",
+        );
+        assert_eq!(status, Some(0), "{document:#}");
+        assert_eq!(
+            (&document["schema"], &document["agree"], &document["scratch"]),
+            (&json!(1), &json!(true), &json!(false))
+        );
+        assert_eq!(
+            document["packet"],
+            json!({ "iif": "eth1", "from": from, "to": to, "mark": 0, "ipproto": "udp", "sport": 1, "dport": 2, "dscp": 0 })
+        );
+        let ebpf = &document["ebpf"];
+        for (field, value) in [("verdict", json!("forward")), ("action", json!("redirect")), ("oif", json!("eth1"))] {
+            assert_eq!(ebpf[field], value, "{document:#}");
+        }
+        assert_eq!((&ebpf["via"], &ebpf["table"], &ebpf["reason"]), (&json!(via), &json!(111), &Value::Null));
+        assert_eq!((&ebpf["rule"]["priority"], &ebpf["mark"]), (&json!(1000), &json!(0)));
+        let kernel = &document["kernel"];
+        assert_eq!((&kernel["verdict"], &kernel["oif"]), (&json!("forward"), &json!("eth1")));
+        assert_eq!((&kernel["via"], &kernel["table"]), (&json!(via), &json!(111)));
+        let trail = document["trail"].as_array().expect("a list");
+        assert_eq!((&trail[0]["rule"]["priority"], &trail[0]["matched"]), (&json!(0), &json!(true)));
+        assert_eq!((&trail[0]["why_not"], &trail[0]["outcome"]), (&Value::Null, &json!("no-route")));
+        assert_eq!((&trail[1]["rule"], &trail[1]["outcome"]), (&ebpf["rule"], &json!("route")));
+        assert_eq!(trail.len(), 2, "what comes after the route is not tried");
+    }
+}
+
+#[test]
+fn a_pass_has_a_reason_and_nothing_else() {
+    let Some(router) = Router::new() else { return };
+    // Nobody answers for a host of the LAN: its neighbour entry is not there.
+    let (document, status) =
+        router.json(&["explain", "192.168.8.9", "--iif", "eth0", "--from", "192.0.2.9", "--json"], b"");
+    assert_eq!(status, Some(0));
+    let ebpf = &document["ebpf"];
+    assert_eq!((&ebpf["action"], &ebpf["reason"]), (&json!("pass"), &json!("neighbour")));
+    for field in ["verdict", "oif", "via", "table"] {
+        assert_eq!(ebpf[field], Value::Null, "{field}");
+    }
+    assert_eq!((&document["kernel"]["verdict"], &document["kernel"]["oif"]), (&json!("forward"), &json!("lan")));
+    assert_eq!(document["agree"], true);
+}
+
+#[test]
+fn a_packet_made_here_has_the_kernels_side_alone() {
+    let Some(router) = Router::new() else { return };
+    let (document, status) = router.json(&["explain", "8.8.8.8", "--mark", "0x20", "--json"], b"");
+    assert_eq!(status, Some(0));
+    assert_eq!((&document["ebpf"], &document["packet"]["iif"]), (&Value::Null, &Value::Null));
+    assert_eq!(document["ebpf_reason"], "made on this host: never passes TC ingress");
+    assert_eq!((&document["kernel"]["oif"], &document["kernel"]["table"]), (&json!("eth1"), &json!(111)));
+    let text = router.wayfork(&["explain", "8.8.8.8"], b"");
+    assert!(String::from_utf8_lossy(&text.stdout).contains("the kernel's side alone: made on this host"));
+}
+
+#[test]
+fn wrong_questions_are_status_2_and_say_what_is_there() {
+    let Some(router) = Router::new() else { return };
+    let (document, status) = router.json(&["explain", "8.8.8.8", "--iif", "eth9", "--json"], b"");
+    assert_eq!(status, Some(2));
+    let message = document["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("\"eth9\"") && message.contains("lan, eth0, eth1"), "{message}");
+    for wrong in [
+        vec!["explain", "8.8.8.8", "--iif", "lan", "--from", "fd08::2"],
+        vec!["explain", "8.8.8.8", "--iif", "lan", "--ipproto", "quic"],
+        vec!["explain", "8.8.8.8", "--iif", "lan", "--ipproto", "icmp", "--dport", "1"],
+        vec!["explain", "8.8.8.8", "--iif", "lan", "--config", "/nonexistent/policy.toml"],
+        vec!["compare", "--pcap", "/nonexistent/capture.pcap"],
+    ] {
+        let output = router.wayfork(&wrong, b"");
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {output:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+const POLICY: &[u8] = br#"
+[[route]]
+table = 112
+to    = "default"
+via   = "10.0.0.1"
+dev   = "eth1"
+
+[[mark]]
+iif     = "lan"
+ipproto = "tcp"
+dport   = ["443-444"]
+set     = "0x5/0xff"
+
+[[rule]]
+name     = "web"
+priority = 900
+fwmark   = "0x5/0xff"
+table    = 112
+"#;
+
+#[test]
+fn a_file_is_tried_in_a_scratch_namespace_and_this_one_stays_as_it_is() {
+    let Some(router) = Router::new() else { return };
+    let before = router.netns.run(|| Netlink::open()?.host()).expect("a thread").expect("the host");
+    let question =
+        ["explain", "8.8.8.8", "--iif", "lan", "--ipproto", "tcp", "--dport", "444", "--config", "-", "--json"];
+    let (document, status) = router.json(&question, POLICY);
+    assert_eq!(status, Some(0), "{document:#}");
+    assert_eq!((&document["scratch"], &document["agree"]), (&json!(true), &json!(true)));
+    let ebpf = &document["ebpf"];
+    assert_eq!((&ebpf["action"], &ebpf["table"], &ebpf["mark"]), (&json!("redirect"), &json!(112), &json!(5)));
+    assert_eq!((&ebpf["rule"]["name"], &ebpf["rule"]["owner"]), (&json!("web"), &json!("wayfork")));
+    assert!(ebpf["rule"]["at"].as_str().is_some_and(|at| at.ends_with(":14")), "{}", ebpf["rule"]["at"]);
+    assert_eq!(document["kernel"]["table"], 112);
+    let outside =
+        router.json(&["explain", "8.8.8.8", "--iif", "lan", "--ipproto", "tcp", "--dport", "444", "--json"], b"").0;
+    assert_eq!((&outside["scratch"], &outside["ebpf"]["table"]), (&json!(false), &json!(254)));
+    let (report, status) =
+        router.json(&["compare", "--packets", "3000", "--seed", "9", "--config", "-", "--json"], POLICY);
+    assert_eq!((status, &report["scratch"], &report["disagree"]), (Some(0), &json!(true), &json!(0)), "{report:#}");
+    let after = router.netns.run(|| Netlink::open()?.host()).expect("a thread").expect("the host");
+    assert_eq!((after.rules, after.routes, after.links), (before.rules, before.routes, before.links));
+}
+
+#[test]
+fn compare_counts_every_packet_and_repeats_with_its_seed() {
+    let Some(router) = Router::new() else { return };
+    let (report, status) = router.json(&["compare", "--packets", "5000", "--seed", "11", "--json"], b"");
+    assert_eq!(status, Some(0), "{report:#}");
+    let number = |field: &str| report[field].as_u64().expect("a number");
+    let sum = |field: &str| report[field].as_object().expect("a map").values().filter_map(Value::as_u64).sum::<u64>();
+    assert_eq!((number("packets"), number("agree"), number("disagree"), number("seed")), (5000, 5000, 0, 11));
+    assert_eq!(number("decided") + sum("passed"), 5000);
+    assert_eq!(sum("verdicts"), 5000);
+    assert_eq!((&report["counterexample"], &report["schema"]), (&Value::Null, &json!(1)));
+    assert!(number("decided") > 1500, "{report:#}");
+    assert_eq!(router.json(&["compare", "--packets", "5000", "--seed", "11", "--json"], b"").0, report);
+}
+
+#[test]
+fn compare_takes_its_packets_from_a_capture() {
+    let Some(router) = Router::new() else { return };
+    // One ICMP packet from a host of the LAN, as a pcap file of raw IPv4 (link type 228).
+    let packet =
+        [&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 192, 168, 8, 7, 8, 8, 8, 8][..], &[8, 0, 0, 0, 0, 0, 0, 0]]
+            .concat();
+    let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 228, 0, 0, 0];
+    for _ in 0..3 {
+        file.extend([0, 0, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 28, 0, 0, 0]);
+        file.extend(&packet);
+    }
+    let (report, status) = router.json(&["compare", "--pcap", "-", "--json"], &file);
+    assert_eq!(status, Some(0), "{report:#}");
+    assert_eq!((&report["packets"], &report["seed"]), (&json!(3), &Value::Null), "once for each interface");
+    assert_eq!(report["skipped"], json!({ "repeated": 2 }));
+    let output = router.wayfork(&["compare", "--pcap", "-"], b"no capture, but bytes enough to tell");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn without_privilege_it_says_what_is_needed() {
+    let Some(router) = Router::new() else { return };
+    let mut command = command(&["explain", "8.8.8.8", "--iif", "lan"]);
+    command.uid(65534).gid(65534);
+    let Ok(mut child) = router.netns.spawn(command) else {
+        eprintln!("left out: nobody may run the binary where it lies");
+        return;
+    };
+    drop(child.stdin.take());
+    let output = child.wait_with_output().expect("wayfork ends");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("root"), "{output:?}");
+}
