@@ -1,7 +1,7 @@
 //! `wayfork explain` and `wayfork compare` as scripts use them, in a namespace with two uplinks.
 
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use wayfork::kernel::admin::{NewLink, write_setting};
@@ -264,6 +264,38 @@ fn a_file_is_tried_in_a_scratch_namespace_and_this_one_stays_as_it_is() {
     assert_eq!((status, &report["scratch"], &report["disagree"]), (Some(0), &json!(true), &json!(0)), "{report:#}");
     let after = router.netns.run(|| Netlink::open()?.host()).expect("a thread").expect("the host");
     assert_eq!((after.rules, after.routes, after.links), (before.rules, before.routes, before.links));
+}
+
+#[test]
+fn a_running_router_answers_with_its_live_maps_and_counts_nothing() {
+    let Some(router) = Router::new() else { return };
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(POLICY).expect("written");
+    let path = file.path().to_str().expect("a path").to_owned();
+    let mut running = router.netns.spawn(command(&["run", &path])).expect("wayfork starts");
+    let mut lines = BufReader::new(running.stderr.take().expect("standard error")).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line == "wayfork: ready")), "it never became ready");
+    let status = || router.json(&["status", "--json"], b"").0;
+    let before = status();
+    let question = ["explain", "8.8.8.8", "--iif", "lan", "--ipproto", "tcp", "--dport", "443", "--json"];
+    let (document, code) = router.json(&question, b"");
+    assert_eq!(
+        (code, &document["agree"], &document["scratch"]),
+        (Some(0), &json!(true), &json!(false)),
+        "{document:#}"
+    );
+    // Only the running router knows the file's marks and names.
+    assert_eq!((&document["ebpf"]["table"], &document["ebpf"]["mark"]), (&json!(112), &json!(5)));
+    assert_eq!(document["ebpf"]["rule"]["name"], "web");
+    assert_eq!(document["kernel"]["table"], 112);
+    assert_eq!(router.json(&["explain", "8.8.8.8", "--iif", "eth9", "--json"], b"").1, Some(2));
+    let after = status();
+    for field in ["rules", "pass_reasons", "interfaces"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.id() as i32), nix::sys::signal::Signal::SIGTERM)
+        .expect("a signal");
+    assert!(running.wait().expect("it ends").success());
 }
 
 #[test]

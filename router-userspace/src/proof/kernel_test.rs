@@ -3,9 +3,10 @@
 
 use super::generate::Generator;
 use super::testing::{INTERFACES, all_commands, have_object, randomize, world};
-use super::{Measure, Program, Subject, ask, compare as compare_all, generated};
+use super::{Measure, Program, Subject, ask, compare as compare_all, generated, in_scratch};
+use crate::kernel::admin::write_setting;
 use crate::policy::Policy;
-use router_common::verdict::Verdict;
+use router_common::verdict::{Action, Verdict};
 use std::collections::BTreeMap;
 
 /// Holds the reference against the kernel on one random router; gives how many packets got each verdict.
@@ -98,4 +99,103 @@ fn the_program_the_kernel_and_the_reference_agree_on_random_routers() {
     }
     eprintln!("{decided} of {all} decided; passed {passed:?}; of these forwarded by the kernel {forward_passed:?}");
     assert!(decided * 5 > all, "the fast path decided only {decided} of {all}: nothing was compared");
+}
+
+/// Marks before the rules, rules of both families with names, lists and `not`, a strict table.
+const POLICY: &str = r#"
+[tables]
+vpn = { id = 5324, strict = true }
+
+[[route]]
+table = "vpn"
+to    = "default"
+via   = "10.4.0.2"
+dev   = "up1"
+
+[[route]]
+table = "vpn"
+to    = "default"
+via   = "fd04::2"
+dev   = "up1"
+
+[[mark]]
+iif     = ["lan", "guest"]
+ipproto = "tcp"
+dport   = [53, "80-443"]
+set     = "0x20/0xff"
+
+[[mark]]
+fwmark = "0x20/0xff"
+from   = ["8.8.8.0/24", "2001:db8::/32"]
+set    = "0x1/0xff"
+
+[[rule]]
+priority = 15
+fwmark   = "0x20/0xff"
+table    = "vpn"
+
+[[rule]]
+priority = 16
+not      = true
+from     = ["10.0.0.0/8", "fd00::/8"]
+to       = ["203.0.112.0/20", "2a00::/16"]
+table    = "vpn"
+"#;
+
+#[test]
+fn a_policy_in_a_scratch_namespace_agrees_too_with_marks_written_and_read() {
+    if !have_object() {
+        return;
+    }
+    let policy = crate::policy::parse("policy.toml", POLICY, &crate::policy::TableNames::default()).unwrap().policy;
+    let mut marked = 0;
+    for seed in 0..routers(8) {
+        let Some(world) = world() else { return };
+        let (report, notes) = world.run(|kernel| {
+            randomize(kernel, &mut fastrand::Rng::with_seed(seed), true);
+            // rp_filter keeps the fast path from redirecting; it marks then.
+            if seed % 2 == 0 {
+                write_setting("net.ipv4.conf.all.rp_filter", "2").unwrap();
+            }
+            in_scratch(&policy, |trial| {
+                let packets = &mut generated(&trial.host, &policy.mark_rules(), seed, 1000);
+                let mut counting = Counting(trial.program.as_mut().unwrap(), 0);
+                let host = trial.host.clone();
+                let mut subject = Subject {
+                    kernel: trial.kernel,
+                    decider: &mut counting,
+                    policy: Some(&policy),
+                    scratch: trial.scratch,
+                };
+                let report = compare_all(&mut subject, host, packets, &mut |_| {}).unwrap();
+                (report, counting.1)
+            })
+            .unwrap()
+        });
+        assert_eq!(notes, Vec::<String>::new(), "seed {seed}");
+        assert_eq!(report.0.disagree, 0, "seed {seed}: {:#?}", report.0.counterexample);
+        marked += report.1;
+    }
+    assert!(marked > 100, "only {marked} packets were marked: the marks' way was not compared");
+}
+
+/// Counts the packets that the program marks.
+struct Counting<'a>(&'a mut Program, u32);
+
+impl super::Decider for Counting<'_> {
+    fn decide(
+        &mut self,
+        packet: &super::Packet,
+        link: &crate::model::Link,
+    ) -> Result<super::Fast, super::DeciderError> {
+        let fast = self.0.decide(packet, link)?;
+        self.1 += u32::from(fast.action == Action::Mark);
+        Ok(fast)
+    }
+}
+
+impl super::Refresh for Counting<'_> {
+    fn refresh(&mut self, host: &crate::model::Host) -> Result<(), super::DeciderError> {
+        self.0.refresh(host)
+    }
 }
