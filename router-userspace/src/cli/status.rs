@@ -1,10 +1,10 @@
 //! `wayfork status`.
 
-use super::{Exit, Global, Outcome, output};
+use super::{Exit, Global, Outcome, output, render};
 use crate::cli::Failure;
 use crate::router::control::{self, Request, Response};
 use crate::router::status::Status;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment};
 use owo_colors::OwoColorize;
 use std::fmt::Write;
 
@@ -46,14 +46,16 @@ fn text(status: &Status, color: bool) -> Result<String, std::fmt::Error> {
         writeln!(out, "  waiting: {waiting}")?;
     }
     if !status.interfaces.is_empty() {
-        let mut table = table(&["interface", "attached", "may", "why"]);
+        let mut table = render::table(color);
+        table.set_header(["interface", "attached", "may", "why"]);
         for interface in &status.interfaces {
             let attached = interface.attached.as_deref().unwrap_or("-");
             table.add_row([interface.name.as_str(), attached, &paint(&interface.may), &interface.why]);
         }
         writeln!(out, "\n{table}")?;
     }
-    let mut table = table(&["priority", "family", "rule", "owner", "redirect", "mark", "drop", "bytes"]);
+    let mut table = render::table(color);
+    table.set_header(["priority", "family", "rule", "owner", "redirect", "mark", "drop", "bytes"]);
     for rule in &status.rules {
         let count = |action: &str| rule.actions.get(action).map_or(0, |count| count.packets).to_string();
         let name = rule.name.as_ref().map_or_else(String::new, |name| format!("{name}: "));
@@ -76,15 +78,6 @@ fn text(status: &Status, color: bool) -> Result<String, std::fmt::Error> {
         }
     }
     Ok(out)
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(header);
-    table
 }
 
 fn uptime(seconds: u64) -> String {

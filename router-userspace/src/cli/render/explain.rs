@@ -1,10 +1,7 @@
 //! One packet on both sides, for a person.
 
 use crate::proof::{Explanation, FastView, KernelView, PacketView, RuleView, StepView};
-use comfy_table::TableComponent::{
-    HorizontalLines, LeftBorderIntersections, MiddleIntersections, RightBorderIntersections,
-};
-use comfy_table::{Attribute, Cell, Color, Table, presets};
+use comfy_table::{Attribute, Cell, Color, Table};
 use owo_colors::OwoColorize;
 use router_common::verdict::PassReason;
 use std::fmt::{self, Write};
@@ -55,14 +52,8 @@ pub fn packet(packet: &PacketView) -> String {
 }
 
 fn sides(explanation: &Explanation, color: bool) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["", "fast path", "kernel"]);
-    for line in [HorizontalLines, MiddleIntersections, LeftBorderIntersections, RightBorderIntersections] {
-        table.remove_style(line);
-    }
-    if color {
-        table.enforce_styling();
-    }
+    let mut table = super::table(color);
+    table.set_header(["", "fast path", "kernel"]);
     let fast = explanation.ebpf.as_ref();
     let kernel = explanation.kernel.as_ref();
     let shown = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());

@@ -2,7 +2,7 @@
 
 use crate::lab::phases::{Row, Seen};
 use crate::lab::scenario::Scenario;
-use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, TableComponent, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, Color};
 use owo_colors::OwoColorize;
 use router_common::verdict::Action;
 use serde_json::{Value, json};
@@ -73,14 +73,7 @@ pub fn heading(scenario: &Scenario, color: bool) -> String {
 
 /// The flows of a scenario, and below them what is wrong with those that differ.
 pub fn table(rows: &[Row], color: bool) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).remove_style(TableComponent::HorizontalLines);
-    table.remove_style(TableComponent::MiddleIntersections);
-    if color {
-        table.enforce_styling();
-    } else {
-        table.force_no_tty();
-    }
+    let mut table = super::table(color);
     table.set_header(["", "flow", "rule", "no policy", "stack", "fast path", "agree"]);
     let mut family = None;
     for row in rows {
