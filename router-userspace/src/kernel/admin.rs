@@ -8,7 +8,9 @@ use crate::model::Family;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourState};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use std::ffi::c_char;
@@ -110,6 +112,14 @@ impl Admin {
     pub fn simple(&mut self, link: NewLink<'_>, kind: &str) -> Result<()> {
         let info = vec![LinkInfo::Kind(InfoKind::Other(kind.to_owned()))];
         self.create(link, info, &format!("make {kind} {}", link.name))
+    }
+
+    /// Makes a VXLAN device of that network identifier, which takes what comes in on a UDP port (0: 8472, the kernel's own).
+    pub fn vxlan(&mut self, link: NewLink<'_>, id: u32, port: u16) -> Result<()> {
+        let mut data = vec![InfoVxlan::Id(id)];
+        data.extend((port != 0).then_some(InfoVxlan::Port(port)));
+        let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
+        self.create(link, info, &format!("make vxlan {}", link.name))
     }
 
     fn create(&mut self, link: NewLink<'_>, info: Vec<LinkInfo>, what: &str) -> Result<()> {

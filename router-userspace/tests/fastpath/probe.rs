@@ -163,10 +163,12 @@ fn addresses_of_this_host() {
             generation.addrs4.insert((8, [9, 0, 0, 0]), ADDR_ONLINK);
             let net: std::net::Ipv6Addr = "2001:db8:9::".parse().unwrap();
             generation.addrs6.insert((64, net.octets()), ADDR_SPECIAL);
+            let own: std::net::Ipv6Addr = "2001:db8:77::1".parse().unwrap();
+            generation.addrs6.insert((128, own.octets()), ADDR_SPECIAL);
         });
         for (of, inside, outside) in [
             (ipv4(), ["9.9.9.9", "9.9.8.77"], ["9.9.9.8", "9.9.7.1"]),
-            (ipv6(), ["2001:db8:9::1", "2001:db8:9::ffff:1"], ["2001:db8:9:1::1", "2001:db8:8::1"]),
+            (ipv6(), ["2001:db8:9::1", "2001:db8:77::1"], ["2001:db8:9:1::1", "2001:db8:77::2"]),
         ] {
             for addr in inside {
                 assert_eq!(router.ask(&of.clone().to(addr)), Told::Pass(PassReason::LocalDestination), "{addr}");

@@ -1,6 +1,6 @@
 //! What real senders hand over: GSO packets, checksums that are not filled in, marks and priorities.
 
-use crate::packets::{Ip, UDP, checksum, ipv4, ipv6};
+use crate::packets::{Ip, UDP, both, checksum, ipv4, ipv6};
 use crate::raw::{DropsWhere, MARK, PRIORITY};
 use crate::support::*;
 use router_common::layout::*;
@@ -146,21 +146,22 @@ fn udp_gso_packets_go_where_their_segments_fit() {
             }
             assert_eq!(hosts.fast.rule_counters().unwrap()[0].packets[at], before + 1, "one GSO packet");
 
-            // Segments that do not fit are the stack's to answer for.
-            hosts.admin.set_mtu("to_b", 1010).unwrap();
+            // Segments that do not fit are the stack's to answer for; so are those of which only the device's own MTU, larger
+            // than the route's or than what IPv6 may use, says that they fit.
             let to_b = hosts.to_b;
-            for mtu in [1010, 1500] {
+            let passed = |fast: &FastPath| fast.pass_counters().unwrap()[PassReason::Mtu as usize].1.packets;
+            for (device, known) in [(1010, 1010), (1500, 1499)] {
+                hosts.admin.set_mtu("to_b", device).unwrap();
                 let link = hosts.generation.links.get_mut(&to_b).unwrap();
-                (link.mtu4, link.mtu6) = (mtu, mtu);
+                (link.mtu4, link.mtu6) = (known, known);
                 hosts.fast.apply(&hosts.generation).unwrap();
-                if mtu == 1010 {
-                    let before = hosts.fast.pass_counters().unwrap()[PassReason::Mtu as usize].1.packets;
-                    sender.send_to(&[7; 4000], socket_addr(B[family], 5001)).unwrap();
-                    let after = hosts.fast.pass_counters().unwrap()[PassReason::Mtu as usize].1.packets;
-                    assert_eq!(after, before + 1);
-                }
-                hosts.admin.set_mtu("to_b", 1500).unwrap();
+                let before = passed(&hosts.fast);
+                sender.send_to(&[7; 4000], socket_addr(B[family], 5001)).unwrap();
+                assert_eq!(passed(&hosts.fast), before + 1);
             }
+            let link = hosts.generation.links.get_mut(&to_b).unwrap();
+            (link.mtu4, link.mtu6) = (1500, 1500);
+            hosts.fast.apply(&hosts.generation).unwrap();
         }
     });
 }
@@ -266,6 +267,53 @@ fn the_mark_goes_along() {
                 let arrived = router.gateway.receive_within(Duration::from_millis(100)).is_some();
                 assert_eq!(arrived, arrives, "{dropped:#x}");
             }
+        }
+    });
+}
+
+/// A VXLAN packet with a checksum of its own around a frame: the kernel verifies it in software, and hands the inner frame on
+/// with a sum over the whole of it (CHECKSUM_COMPLETE).
+fn in_vxlan(frame: &[u8]) -> Vec<u8> {
+    let mut outer = Ip { dport: 4789, ..ipv4() }.from("192.168.8.5").to("192.168.8.1");
+    outer.payload = 8 + 8 + frame.len();
+    let mut packet = outer.bytes();
+    let transport = &mut packet[20..];
+    transport[8..16].copy_from_slice(&[8, 0, 0, 0, 0, 0, 42, 0]);
+    transport[16..].copy_from_slice(frame);
+    transport[6..8].fill(0);
+    let sum = outer.transport_checksum(transport);
+    transport[6..8].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+#[test]
+fn a_checksum_over_the_whole_packet_stays_true() {
+    in_a_namespace(|| {
+        let mut router = Router::new();
+        let mac = [2, 0, 0, 0, 0xc, 1];
+        router.admin.add_address("lan", "192.168.8.1/24".parse().unwrap()).unwrap();
+        router.admin.vxlan(NewLink::named("vx").mac(mac), 42, 4789).unwrap();
+        router.admin.up("vx").unwrap();
+        let (vx, wan) = (router.admin.index("vx").unwrap(), router.wan);
+        router.change(|generation| {
+            let like = generation.links[&wan];
+            generation.links.insert(vx, LinkEntry { mac, ..like });
+        });
+        router.fast.attach(vx).unwrap();
+        // (Where padding is cut off, bpf_skb_change_tail gives the sum up.)
+        for packet in both() {
+            let sent = ethernet_frame(LAN_MAC, &in_vxlan(&ethernet_frame(mac, &packet.bytes())));
+            let ethertype = if packet.to.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
+            let expected = [&GATEWAY_MAC[..], &WAN_MAC, &ethertype, &packet.forwarded()].concat();
+            router.hosts.send(&sent);
+            assert_eq!(router.gateway.receive(), Some(expected.clone()));
+            // In the order in which the kernel sums: native words.
+            let sum = !checksum(&[&expected]).swap_bytes();
+            let sum = if cfg!(target_endian = "little") { sum } else { sum.swap_bytes() };
+            let _drops = DropsWhere::whole_sum_is(wan, sum);
+            router.hosts.send(&sent);
+            let arrived = router.gateway.receive_within(Duration::from_millis(150));
+            assert_eq!(arrived, None, "{packet:?}: the sum that goes along is not {sum:#06x}");
         }
     });
 }

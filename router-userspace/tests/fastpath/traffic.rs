@@ -305,8 +305,15 @@ fn an_interface_that_goes_takes_its_attachment_along() {
 
 #[test]
 fn generations_change_under_traffic_without_a_wrong_packet() {
+    const LIST: usize = 4000;
     in_a_namespace(|| {
-        let mut router = Router::attached();
+        let mut router = Router::new();
+        let mut generation = router.generation.clone();
+        generation.rules.resize(LIST, generation.rules[0]);
+        router.fast = FastPath::load(Capacity::of(&generation)).unwrap();
+        router.change(|_| ());
+        router.fast.renew_lease(Duration::from_secs(3600)).unwrap();
+        router.fast.attach(router.lan).unwrap();
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let index = router.admin.index("lan0").unwrap();
@@ -318,17 +325,21 @@ fn generations_change_under_traffic_without_a_wrong_packet() {
                 }
             });
             // Table and gateway change together: a mix of both generations would be a packet without a route or neighbour.
+            // Behind many rules, so that at any time some packet is on its way through the program.
+            let filler = RuleEntry { flags: RULE_MARK, mark: 1, mark_mask: 1, ..rule(ACT_BLACKHOLE, 0) };
             for round in 0..20u32 {
-                let wan = router.wan;
+                let (lan, wan) = (router.lan, router.wan);
                 router.change(|generation| {
                     let (gateway, table) = (format!("10.0.0.{}", round + 1), 1000 + round);
                     generation.routes4.clear();
                     generation.neighbours.clear();
-                    generation.rules[0].target = table;
+                    generation.rules = vec![filler; LIST - 1];
+                    generation.rules.push(rule(ACT_TABLE, table));
+                    generation.links.get_mut(&lan).unwrap().rules4 = [0, LIST as u32];
                     add_route(generation, table, "0.0.0.0/0", route(wan, Some(&gateway)));
                     add_neighbour(generation, wan, &gateway, GATEWAY_MAC);
                 });
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(20));
             }
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
