@@ -301,7 +301,7 @@ pub struct Counter {
 pub struct PassCounter {
     /// Packets.
     pub packets: u64,
-    /// Bytes, from the IP header on where there is one.
+    /// Bytes, from the IP header on; of the whole frame where that header was not read.
     pub bytes: u64,
 }
 

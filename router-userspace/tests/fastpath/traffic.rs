@@ -324,22 +324,25 @@ fn generations_change_under_traffic_without_a_wrong_packet() {
                     wire.send(&frame);
                 }
             });
-            // Table and gateway change together: a mix of both generations would be a packet without a route or neighbour.
-            // Behind many rules, so that at any time some packet is on its way through the program.
+            // Table, gateway and egress interface change together: a mix of two generations would be a packet without a route, a
+            // neighbour or a way out. Behind many rules, so that at any time some packet is on its way through the program.
             let filler = RuleEntry { flags: RULE_MARK, mark: 1, mark_mask: 1, ..rule(ACT_BLACKHOLE, 0) };
-            for round in 0..20u32 {
+            for round in 0..40u32 {
                 let (lan, wan) = (router.lan, router.wan);
                 router.change(|generation| {
-                    let (gateway, table) = (format!("10.0.0.{}", round + 1), 1000 + round);
+                    let (gateway, table) = (format!("10.0.0.{}", round / 2 + 1), 1000 + round);
                     generation.routes4.clear();
                     generation.neighbours.clear();
                     generation.rules = vec![filler; LIST - 1];
-                    generation.rules.push(rule(ACT_TABLE, table));
+                    let closed = round % 2 == 1;
+                    generation.rules.push(if closed { rule(ACT_BLACKHOLE, 0) } else { rule(ACT_TABLE, table) });
+                    let egress = generation.links.get_mut(&wan).unwrap();
+                    egress.flags = egress.flags & !LINK_EGRESS | if closed { 0 } else { LINK_EGRESS };
                     generation.links.get_mut(&lan).unwrap().rules4 = [0, LIST as u32];
                     add_route(generation, table, "0.0.0.0/0", route(wan, Some(&gateway)));
                     add_neighbour(generation, wan, &gateway, GATEWAY_MAC);
                 });
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(10));
             }
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
@@ -355,6 +358,24 @@ fn a_packet_as_long_as_the_mtu_goes_through() {
         let router = Router::attached();
         for packet in both() {
             let packet = packet.proto(TCP).length(1500);
+            router.send(&packet);
+            assert_eq!(router.gateway.receive(), Some(at_the_gateway(packet.forwarded())));
+        }
+    });
+}
+
+/// A packet socket puts the headers of a frame of more than a page into a fragment (`packet_alloc_skb`).
+#[test]
+fn headers_in_fragments_are_found() {
+    in_a_namespace(|| {
+        let mut router = Router::attached();
+        for name in ["lan", "lan0", "wan", "wan0"] {
+            router.admin.set_mtu(name, 9000).unwrap();
+        }
+        let wan = router.wan;
+        router.change_link(wan, |link| (link.mtu4, link.mtu6) = (9000, 9000));
+        for packet in both() {
+            let packet = packet.length(6000);
             router.send(&packet);
             assert_eq!(router.gateway.receive(), Some(at_the_gateway(packet.forwarded())));
         }
