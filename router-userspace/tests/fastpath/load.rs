@@ -2,7 +2,7 @@
 
 use crate::support::privileged;
 use wayfork::compile::Generation;
-use wayfork::fastpath::{Capacity, FastPath};
+use wayfork::fastpath::{Capacity, Error, FastPath};
 
 #[test]
 fn the_kernel_takes_the_program() {
@@ -14,4 +14,22 @@ fn the_kernel_takes_the_program() {
     eprintln!("instructions looked at by the verifier: {counts:?}");
     // The limit is a million; a jump towards it says that ways have begun to multiply.
     assert!(counts.iter().flatten().all(|&count| count < 100_000), "{counts:?}");
+}
+
+#[test]
+fn without_privilege_it_says_what_is_needed() {
+    if !privileged() {
+        return;
+    }
+    let refusal = std::thread::spawn(|| {
+        // Of this thread alone: the system call, not the library's function, which moves all threads.
+        // SAFETY: a system call without pointers.
+        let status = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(status, 0, "become nobody");
+        FastPath::load(Capacity::of(&Generation::default())).map(|_| ())
+    });
+    match refusal.join().expect("the thread") {
+        Err(error @ Error::Privilege { .. }) => assert!(error.to_string().contains("CAP_BPF"), "{error}"),
+        other => panic!("{other:?}"),
+    }
 }
