@@ -21,6 +21,8 @@ fn without_privilege_it_says_what_is_needed() {
     if !privileged() {
         return;
     }
+    // aya asks once per process what the kernel can do: that has to be asked with privilege, for the other tests.
+    drop(FastPath::load(Capacity::of(&Generation::default())).expect("load the fast path"));
     let refusal = std::thread::spawn(|| {
         // Of this thread alone: the system call, not the library's function, which moves all threads.
         // SAFETY: a system call without pointers.
