@@ -2,6 +2,7 @@
 
 use crate::bed;
 use anyhow::{Result, ensure};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use wayfork::kernel::Kernel;
 use wayfork::lab::traffic::Proto;
 use wayfork::model::{Family, Rule, RuleAction, Selectors};
@@ -85,5 +86,56 @@ fn rules_that_come_and_go_while_it_runs_are_followed() -> Result<()> {
         bed.expect_soon("isp2")?;
     }
     ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn no_packet_goes_astray_while_everything_around_it_changes() -> Result<()> {
+    let mut bed = bed!();
+    let daemon = bed.run("ebpf", POLICY)?;
+    bed.warm()?;
+    let router = bed.lab.netns("router")?.try_clone()?;
+    let (stop, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
+    let seen = std::thread::scope(|scope| {
+        let churn = scope.spawn(|| router.run(|| churn(&stop, &rounds)));
+        let mut seen = Ok(());
+        while seen.is_ok() && rounds.load(Relaxed) < 15 && !churn.is_finished() {
+            seen = Family::BOTH.into_iter().try_for_each(|family| {
+                let way = bed.send(family, Proto::Udp, 100)?;
+                let round = rounds.load(Relaxed);
+                ensure!(way.place == "isp2" && way.packets == 100, "round {round}, {family}: {way:?}");
+                Ok(())
+            });
+        }
+        stop.store(true, Relaxed);
+        churn.join().expect("no panic").and_then(|done| done)?;
+        seen
+    });
+    seen?;
+    // When it is quiet again, the fast path is back.
+    bed.warm()?;
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+/// Rules, routes, addresses and links come and go that are about other packets.
+fn churn(stop: &AtomicBool, rounds: &AtomicU32) -> wayfork::kernel::Result<()> {
+    use wayfork::kernel::admin::{Admin, NewLink};
+    let (mut kernel, mut admin) = (wayfork::kernel::Netlink::open()?, Admin::open()?);
+    let other = Selectors { from: "10.50.0.0/16".parse().ok(), ..Selectors::default() };
+    let rule = Rule { selectors: other, protocol: STATIC, ..Rule::lookup(Family::Ipv4, 950, 254) };
+    let net: ipnet::IpNet = "10.60.0.1/24".parse().expect("a constant");
+    while !stop.load(Relaxed) {
+        kernel.add_rule(&rule)?;
+        admin.veth(NewLink::named("t0"), NewLink::named("t1"))?;
+        admin.up("t0")?;
+        admin.up("t1")?;
+        admin.add_address("t0", net)?;
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        kernel.delete_rule(&rule)?;
+        admin.delete_link("t0")?;
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        rounds.fetch_add(1, Relaxed);
+    }
     Ok(())
 }

@@ -4,8 +4,11 @@ use crate::bed;
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 use wayfork::kernel::Kernel;
+use wayfork::kernel::admin::Admin;
 use wayfork::lab::topology::Lab;
-use wayfork_tests::frames::{Packet, Tap, ethernet, udp};
+use wayfork::lab::traffic::Proto;
+use wayfork::model::Family;
+use wayfork_tests::frames::{Packet, Tap, ethernet, payload, udp};
 use wayfork_tests::{Bed, FAR, POLICY};
 
 const QUIET: Duration = Duration::from_millis(500);
@@ -225,4 +228,55 @@ fwmark   = \"0x20/0xff\"
 table    = \"isp2\"
 ";
     compare(&mut bed, &format!("{POLICY}{marks}"), &frames)
+}
+
+/// Datagrams around the MTU of the way out, with and without leave to fragment. Every part of them is tagged.
+fn large_frames(bed: &Bed) -> Result<Vec<(String, Vec<u8>)>> {
+    let router = mac(&bed.lab, "router", "lan0")?;
+    let lan = mac(&bed.lab, "lan", "eth0")?;
+    let mut frames = Vec::new();
+    for (from, far) in LAN.into_iter().zip(FAR) {
+        for length in [1280usize, 1299, 1300, 1301, 1302, 1400, 1500] {
+            for whole in [false, true] {
+                let small = if length <= 1300 { "plain-" } else { "" };
+                let name = format!("{small}{length}-{}-{far}", if whole { "whole" } else { "free" });
+                let mut packet = Packet::udp(from, far, &name)?;
+                packet.fragment = if whole { 0x4000 } else { 0 };
+                let header = if packet.from.is_ipv4() { 28 } else { 48 };
+                let data: Vec<u8> = payload(&name).into_iter().cycle().take(length - header).collect();
+                packet.body = udp(packet.from, packet.to, 4000, 9000, &data);
+                frames.push((name, ethernet(router, lan, packet.ethertype(), &packet.bytes())));
+            }
+        }
+    }
+    Ok(frames)
+}
+
+#[test]
+fn large_frames_come_out_the_same_where_the_way_out_is_narrow() -> Result<()> {
+    let mut bed = bed!();
+    bed.lab.inside("router", || Admin::open()?.set_mtu("eth1", 1300))?;
+    let frames = large_frames(&bed)?;
+    compare(&mut bed, POLICY, &frames)
+}
+
+#[test]
+fn a_narrow_way_out_is_found_by_bulk_transfers() -> Result<()> {
+    let mut bed = bed!();
+    for mode in ["netlink", "ebpf"] {
+        let daemon = bed.run(mode, POLICY)?;
+        if mode == "ebpf" {
+            bed.warm()?;
+        }
+        for (mtu, units) in [(1500, 20_000), (1300, 20_000)] {
+            bed.lab.inside("router", || Admin::open()?.set_mtu("eth1", mtu))?;
+            for family in Family::BOTH {
+                let way = bed.send(family, Proto::Tcp, units)?;
+                ensure!(way.place == "isp2" && way.packets == units, "{mode}, MTU {mtu}, {family}: {way:?}");
+            }
+        }
+        ensure!(mode == "netlink" || bed.redirected()? > 100, "{}", bed.status()?);
+        ensure!(daemon.stop()?.success());
+    }
+    Ok(())
 }

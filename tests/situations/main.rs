@@ -9,6 +9,7 @@ mod lease;
 mod modes;
 mod neighbour;
 mod no_file;
+mod other_tc;
 mod reload;
 mod run;
 mod the_bed;

@@ -5,5 +5,6 @@
 mod bed;
 pub mod frames;
 pub mod nft;
+pub mod tc;
 
 pub use bed::{Bed, FAR, POLICY, Snapshot, Way, eventually};
