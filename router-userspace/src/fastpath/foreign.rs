@@ -3,8 +3,9 @@
 use super::error::os_error;
 use super::{Error, FastPath};
 use crate::kernel::ForeignPrograms;
-use aya::programs::links::LinkType;
+use aya::programs::links::{LinkError, LinkType};
 use aya::programs::loaded_links;
+use std::time::Duration;
 
 impl FastPath {
     /// The programs of others on these interfaces and on netfilter's hooks. What cannot be listed is a doubt.
@@ -25,9 +26,26 @@ impl FastPath {
     }
 }
 
-/// The netfilter programs (6.4 and later) of the whole machine, as messages call them: a link does not tell its namespace. Where they cannot
-/// be listed, one that says so stands for all that there may be.
+/// The netfilter programs (6.4 and later) of the whole machine, as messages call them: a link does not tell its namespace.
+/// Where they cannot be listed, one that says so stands for all that there may be.
 pub fn netfilter_programs() -> Vec<String> {
+    const TRIES: u32 = 50;
+    for _ in 1..TRIES {
+        match list_netfilter_programs() {
+            // A link that somebody is just making has no id yet (`bpf_link_by_id`); what it is can be told in a moment.
+            Err(error) if os_error(&error) == Some(libc::EAGAIN) => std::thread::sleep(Duration::from_millis(1)),
+            Err(error) => return vec![unlisted(error)],
+            Ok(found) => return found,
+        }
+    }
+    list_netfilter_programs().unwrap_or_else(|error| vec![unlisted(error)])
+}
+
+fn unlisted(error: LinkError) -> String {
+    format!("BPF programs, which cannot be listed ({})", Error::from_any("list BPF links", error))
+}
+
+fn list_netfilter_programs() -> Result<Vec<String>, LinkError> {
     let mut found = Vec::new();
     for link in loaded_links() {
         match link {
@@ -38,12 +56,8 @@ pub fn netfilter_programs() -> Vec<String> {
             Ok(_) => {}
             // Gone between being listed and being looked at.
             Err(error) if os_error(&error) == Some(libc::ENOENT) => {}
-            Err(error) => {
-                let error = Error::from_any("list BPF links", error);
-                found.push(format!("BPF programs, which cannot be listed ({error})"));
-                break;
-            }
+            Err(error) => return Err(error),
         }
     }
-    found
+    Ok(found)
 }

@@ -9,8 +9,10 @@ use crate::mirror::{self, MarkClasses};
 use crate::model::Host;
 use crate::policy::{Mode, Policy};
 use crate::safety::{self, Facts, Judgement, May, Wanted};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,10 @@ pub(super) struct Engine {
     surveyed: Instant,
     /// The last attempt failed; every tick tries again.
     behind: bool,
+    /// Readable while the kernel has announced something that was not followed yet.
+    announced: Option<OwnedFd>,
+    /// The last pass was out of date before it was done: the next events, whatever they are, start another.
+    postponed: bool,
 }
 
 impl Engine {
@@ -68,7 +74,14 @@ impl Engine {
             since: now,
             surveyed: now,
             behind: false,
+            announced: None,
+            postponed: false,
         })
+    }
+
+    /// A descriptor that is readable while there are events for [`Engine::follow`].
+    pub fn listen(&mut self, announced: OwnedFd) {
+        self.announced = Some(announced);
     }
 
     /// The policy file, to be read again.
@@ -99,7 +112,7 @@ impl Engine {
 
     /// Something changed in the kernel.
     pub fn follow(&mut self, events: &[Event]) {
-        let mut again = false;
+        let mut again = self.postponed;
         for event in events {
             match event {
                 Event::Neighbour(neighbour) => {
@@ -354,10 +367,17 @@ impl Engine {
             fast.attach(ifindex)?;
             self.attached.insert(ifindex);
         }
+        // Without a lease nothing is decided yet by what is written here: it may be out of date when it is complete.
+        fast.renew_lease(Duration::ZERO)?;
         fast.apply(&generation)?;
-        fast.renew_lease(LEASE)?;
         self.generation = generation;
         self.updates += 1;
+        self.postponed = self.announced.as_ref().is_some_and(is_readable);
+        if self.postponed {
+            fast.suspend()?;
+            return Ok(());
+        }
+        fast.renew_lease(LEASE)?;
         self.active = true;
         Ok(())
     }
@@ -386,6 +406,12 @@ impl Engine {
             reasons.collect::<Vec<_>>().join("; ")
         )))
     }
+}
+
+/// Whether there is something to read; a doubt is a yes.
+fn is_readable(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO) != Ok(0)
 }
 
 /// Says how far a long change is, every second or so.

@@ -5,6 +5,7 @@ use super::engine::Engine;
 use super::{Options, RouterError, server};
 use crate::kernel::{Event, Monitor};
 use crate::policy::{self, TableNames};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -38,6 +39,7 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
 
     let keep = options.keep;
     let mut engine = Engine::open(options)?;
+    engine.listen(monitor.get_ref().as_fd().try_clone_to_owned().map_err(RouterError::Start)?);
     if let Err(error) = engine.start() {
         engine.stop(false)?;
         return Err(error);
