@@ -14,7 +14,7 @@ macro_rules! foreign {
         match tc::attach(&$bed.lab, "router", "lan0", $verdict)? {
             Some(link) => link,
             None => {
-                writeln!(std::io::stderr(), "LEFT OUT: a foreign TC program needs TCX (Linux 6.6)")?;
+                std::io::stderr().write_all(b"LEFT OUT: a foreign TC program needs TCX (Linux 6.6)\n")?;
                 return Ok(());
             }
         }

@@ -65,7 +65,9 @@ impl Daemon {
         if self.wait_line(time, |line| line == READY) {
             return Ok(());
         }
-        let ended = self.child.try_wait().ok().flatten();
+        // One that has closed its standard error is about to end.
+        let closed = self.log.lock().closed;
+        let ended = self.wait(Duration::from_secs(if closed { 2 } else { 0 }))?;
         let how = match ended {
             Some(status) => format!("ended with {status}"),
             None => format!("was not ready after {time:?}"),
