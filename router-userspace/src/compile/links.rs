@@ -28,7 +28,8 @@ pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
     if host.forwards(link, Family::Ipv4) {
         entry.flags |= LINK_FORWARDS4;
     }
-    if host.forwards(link, Family::Ipv6) {
+    // `ip6_rcv_core` drops what comes in where IPv6 is disabled.
+    if host.forwards(link, Family::Ipv6) && !link.v6.disabled {
         entry.flags |= LINK_FORWARDS6;
     }
     if host.send_redirects(link) {

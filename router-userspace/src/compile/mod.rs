@@ -111,6 +111,7 @@ pub fn compile(host: &Host, input: &Input, slots: &mut CounterSlots) -> Result<G
         }
         generation.links.insert(link.index, entry);
     }
+    generation.keep_priority = host.settings.keep_priority;
     generation.rules = lists.entries;
     generation.neighbours = host.neighbours.iter().filter_map(neighbour).collect();
     const L4: u32 = RULE_IPPROTO | RULE_SPORT | RULE_DPORT;

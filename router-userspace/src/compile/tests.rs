@@ -171,3 +171,24 @@ fn equal_lists_are_stored_once() {
     assert_eq!(generation.rules.len(), 1);
     assert_eq!(generation.links[&1].rules4, generation.links[&2].rules4);
 }
+
+#[test]
+fn what_the_settings_forbid_an_interface() {
+    use router_common::layout::{LINK_FORWARDS4, LINK_FORWARDS6};
+    let mut host = host(vec![], vec![]);
+    host.settings.all_v6.forwarding = true;
+    host.settings.keep_priority = true;
+    if let Some(link) = host.links.get_mut(&2) {
+        link.v4.forwarding = true;
+        link.v6.disabled = true;
+    }
+    let generation = run(&host);
+    assert_eq!(generation.links[&1].flags & (LINK_FORWARDS4 | LINK_FORWARDS6), LINK_FORWARDS6);
+    assert_eq!(
+        generation.links[&2].flags & (LINK_FORWARDS4 | LINK_FORWARDS6),
+        LINK_FORWARDS4,
+        "no IPv6 comes in there"
+    );
+    assert_eq!(generation.links[&2].mtu6, 0, "and none goes out");
+    assert!(generation.keep_priority);
+}

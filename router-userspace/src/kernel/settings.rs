@@ -33,6 +33,8 @@ pub(super) fn read_all() -> Result<Settings> {
             ..Default::default()
         },
         forward_use_pmtu: on("net.ipv4.ip_forward_use_pmtu")?,
+        // 4.19 and later; before, forwarding always set it.
+        keep_priority: read("net.ipv4.ip_forward_update_priority")?.is_some_and(|value| value == "0"),
         hash_policy_v4: small("net.ipv4.fib_multipath_hash_policy")?,
         hash_policy_v6: small("net.ipv6.fib_multipath_hash_policy")?,
     })

@@ -117,6 +117,8 @@ pub struct Settings {
     pub all_v6: DeviceConf,
     /// `net.ipv4.ip_forward_use_pmtu`.
     pub forward_use_pmtu: bool,
+    /// `net.ipv4.ip_forward_update_priority` is off: forwarding leaves a packet's priority alone.
+    pub keep_priority: bool,
     /// `net.ipv4.fib_multipath_hash_policy`.
     pub hash_policy_v4: u8,
     /// `net.ipv6.fib_multipath_hash_policy`.

@@ -4,12 +4,11 @@ use super::counters::Counters;
 use super::{Options, RouterError};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
-use crate::kernel::{Event, Kernel, Netlink, remove_empty_clsact, survey};
+use crate::kernel::{Event, Kernel, Monitor, Netlink, remove_empty_clsact, survey};
 use crate::mirror::{self, MarkClasses};
 use crate::model::Host;
 use crate::policy::{Mode, Policy};
 use crate::safety::{self, Facts, Judgement, May, Wanted};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,6 +19,9 @@ use std::time::{Duration, Instant};
 const LEASE: Duration = Duration::from_millis(1500);
 /// How often what nobody announces is surveyed again: legacy tables, hooks, foreign TC programs.
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
+
+/// How many passes follow each other at once while the kernel goes on changing.
+const PASSES: u32 = 8;
 
 /// The running router, without its loop.
 pub(super) struct Engine {
@@ -44,16 +46,17 @@ pub(super) struct Engine {
     surveyed: Instant,
     /// The last attempt failed; every tick tries again.
     behind: bool,
-    /// Readable while the kernel has announced something that was not followed yet.
-    announced: Option<OwnedFd>,
-    /// The last pass was out of date before it was done: the next events, whatever they are, start another.
-    postponed: bool,
+    /// Opened before the first reading, so that nothing that happens in between is missed.
+    monitor: Monitor,
+    /// The last pass was out of date before it was done: there has to be another.
+    outdated: bool,
 }
 
 impl Engine {
     /// Opens the kernel; installs nothing.
     pub fn open(options: Options) -> Result<Self, RouterError> {
         let now = Instant::now();
+        let monitor = Monitor::open()?;
         Ok(Engine {
             kernel: Netlink::open()?,
             policy: options.policy,
@@ -74,14 +77,14 @@ impl Engine {
             since: now,
             surveyed: now,
             behind: false,
-            announced: None,
-            postponed: false,
+            monitor,
+            outdated: false,
         })
     }
 
-    /// A descriptor that is readable while there are events for [`Engine::follow`].
-    pub fn listen(&mut self, announced: OwnedFd) {
-        self.announced = Some(announced);
+    /// The descriptor that is readable while the kernel has announced something: see [`Engine::follow`].
+    pub fn announcements(&self) -> std::io::Result<OwnedFd> {
+        self.monitor.as_fd().try_clone_to_owned()
     }
 
     /// The policy file, to be read again.
@@ -96,7 +99,8 @@ impl Engine {
     /// Puts right what an earlier run left, installs the mirror, loads and attaches the fast path.
     pub fn start(&mut self) -> Result<(), RouterError> {
         let policy = self.policy.clone();
-        self.update(&policy)?;
+        self.settle(&policy)?;
+        self.behind = self.outdated;
         self.since = Instant::now();
         Ok(())
     }
@@ -111,15 +115,26 @@ impl Engine {
     }
 
     /// Something changed in the kernel.
-    pub fn follow(&mut self, events: &[Event]) {
-        let mut again = self.postponed;
+    pub fn follow(&mut self) {
+        if self.note_announced() {
+            self.resync();
+        }
+    }
+
+    /// Reads what the kernel has announced. Neighbours are followed at once; true where all is to be read again.
+    fn note_announced(&mut self) -> bool {
+        let events = self.monitor.next_events().unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            vec![Event::Overrun]
+        });
+        let mut again = false;
         for event in events {
             match event {
                 Event::Neighbour(neighbour) => {
                     let key = compile::neighbour_key(neighbour.index, neighbour.addr);
-                    self.set_neighbour(key, compile::neighbour(neighbour).map(|(_, entry)| entry));
+                    self.set_neighbour(key, compile::neighbour(&neighbour).map(|(_, entry)| entry));
                 }
-                Event::NeighbourGone(index, addr) => self.set_neighbour(compile::neighbour_key(*index, *addr), None),
+                Event::NeighbourGone(index, addr) => self.set_neighbour(compile::neighbour_key(index, addr), None),
                 Event::Overrun => {
                     tracing::warn!("the kernel's announcements overran: everything passes until all is read again");
                     again = true;
@@ -127,9 +142,7 @@ impl Engine {
                 _ => again = true,
             }
         }
-        if again {
-            self.resync();
-        }
+        again
     }
 
     /// What nobody announces, and the lease.
@@ -224,8 +237,9 @@ impl Engine {
     /// Brings both paths up to date after a change; keeps the fast path out of it where that fails.
     fn resync(&mut self) {
         let policy = self.policy.clone();
-        match self.update(&policy) {
-            Ok(()) => self.behind = false,
+        match self.settle(&policy) {
+            // Where changes follow each other without a pause, the next tick goes on.
+            Ok(()) => self.behind = self.outdated,
             Err(error) => {
                 if !self.behind {
                     tracing::error!("{error}; the stack alone decides until that is mended");
@@ -238,8 +252,9 @@ impl Engine {
 
     /// The new policy, whole or not at all.
     pub fn reload(&mut self, policy: Policy, file: Option<PathBuf>) -> Result<(), RouterError> {
-        match self.update(&policy) {
+        match self.settle(&policy) {
             Ok(()) => {
+                self.behind = self.outdated;
                 self.policy = policy;
                 if file.is_some() {
                     self.file = file;
@@ -251,6 +266,17 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Passes until one was still up to date when it was done, or until it is somebody else's turn.
+    fn settle(&mut self, policy: &Policy) -> Result<(), RouterError> {
+        for _ in 0..PASSES {
+            self.update(policy)?;
+            if !self.outdated {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// One pass: suspend, read, judge, mirror, compile, write, activate.
@@ -372,13 +398,12 @@ impl Engine {
         fast.apply(&generation)?;
         self.generation = generation;
         self.updates += 1;
-        self.postponed = self.announced.as_ref().is_some_and(is_readable);
-        if self.postponed {
-            fast.suspend()?;
-            return Ok(());
-        }
-        fast.renew_lease(LEASE)?;
         self.active = true;
+        self.outdated = self.note_announced();
+        if self.outdated {
+            self.suspend();
+        }
+        self.renew_lease();
         Ok(())
     }
 
@@ -406,12 +431,6 @@ impl Engine {
             reasons.collect::<Vec<_>>().join("; ")
         )))
     }
-}
-
-/// Whether there is something to read; a doubt is a yes.
-fn is_readable(fd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO) != Ok(0)
 }
 
 /// Says how far a long change is, every second or so.

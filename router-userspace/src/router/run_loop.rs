@@ -3,9 +3,7 @@
 use super::control::{self, Request, Response};
 use super::engine::Engine;
 use super::{Options, RouterError, server};
-use crate::kernel::{Event, Monitor};
 use crate::policy::{self, TableNames};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -31,15 +29,12 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
     let mut terminate = signal(SignalKind::terminate()).map_err(RouterError::Start)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(RouterError::Start)?;
 
-    // The monitor is opened before the first reading, so that nothing that happens in between is missed.
-    let monitor = Monitor::open()?;
-    // SAFETY: the monitor owns its descriptor, always names the same one, and keeps it open as long as it lives.
-    let mut monitor = unsafe { AsyncFd::register_with_interest(monitor, tokio::io::Interest::READABLE) }
-        .map_err(|error| RouterError::Start(error.into()))?;
-
     let keep = options.keep;
     let mut engine = Engine::open(options)?;
-    engine.listen(monitor.get_ref().as_fd().try_clone_to_owned().map_err(RouterError::Start)?);
+    let announcements = engine.announcements().map_err(RouterError::Start)?;
+    // SAFETY: an owned descriptor names itself and stays open as long as it lives.
+    let announcements = unsafe { AsyncFd::register_with_interest(announcements, tokio::io::Interest::READABLE) }
+        .map_err(|error| RouterError::Start(error.into()))?;
     if let Err(error) = engine.start() {
         engine.stop(false)?;
         return Err(error);
@@ -55,16 +50,10 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
             biased;
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
-            changed = monitor.readable_mut() => {
-                let mut changed = changed.map_err(RouterError::Start)?;
-                changed.clear_ready();
-                match changed.get_inner_mut().next_events() {
-                    Ok(events) => engine.follow(&events),
-                    Err(error) => {
-                        tracing::warn!("{error}");
-                        engine.follow(&[Event::Overrun]);
-                    }
-                }
+            announced = announcements.readable() => {
+                // Cleared first: what comes while the rest is read wakes the loop again.
+                announced.map_err(RouterError::Start)?.clear_ready();
+                engine.follow();
             }
             _ = tick.tick() => engine.tick(),
             _ = hangup.recv() => {

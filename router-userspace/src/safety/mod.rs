@@ -143,11 +143,17 @@ fn against_redirect(host: &Host, facts: &Facts, wanted: &Wanted<'_>, link: &Link
         let level = host.rp_filter(link);
         (level != 0 && unless(Bypass::RpFilter)).then(|| format!("rp_filter is {level}: only the stack checks sources"))
     };
+    // `ip_dst_mtu_maybe_forward`: learned path MTUs are in no list of routes.
+    let pmtu = || {
+        let on = host.settings.forward_use_pmtu;
+        on.then(|| "ip_forward_use_pmtu is on: only the stack knows the path MTUs it has learned".to_owned())
+    };
     foreign_ingress(facts, link)
         .map(|program| format!("{program} on its ingress would not see a redirected packet"))
         .or_else(netfilter)
         .or_else(xfrm)
         .or_else(rp_filter)
+        .or_else(pmtu)
 }
 
 /// The first thing that makes a mark written at TC ingress of `link` uncertain.

@@ -105,6 +105,7 @@ fn settings_of_all(host: &Host, notes: &mut Notes) {
     write_family(Family::Ipv6, "all", &settings.all_v6, notes);
     for (name, value) in [
         ("net.ipv4.ip_forward_use_pmtu", u8::from(settings.forward_use_pmtu)),
+        ("net.ipv4.ip_forward_update_priority", u8::from(!settings.keep_priority)),
         ("net.ipv4.fib_multipath_hash_policy", settings.hash_policy_v4),
         ("net.ipv6.fib_multipath_hash_policy", settings.hash_policy_v6),
     ] {

@@ -65,6 +65,7 @@ fn settings_are_of_the_namespace_that_was_opened() {
         ("net.ipv4.conf.all.send_redirects", "0"),
         ("net.ipv6.conf.all.forwarding", "1"),
         ("net.ipv4.ip_forward_use_pmtu", "1"),
+        ("net.ipv4.ip_forward_update_priority", "0"),
         ("net.ipv4.fib_multipath_hash_policy", "1"),
         ("net.ipv6.fib_multipath_hash_policy", "2"),
     ] {
@@ -75,10 +76,10 @@ fn settings_are_of_the_namespace_that_was_opened() {
     let (here, there) = (read(&namespace), read(&other));
     assert_eq!(namespace.run(|| netlink(&namespace).settings().unwrap()).unwrap(), here, "nor does it matter inside");
     assert_eq!((here.all_v4.rp_filter, here.all_v4.send_redirects), (2, false));
-    assert!(here.all_v6.forwarding && here.forward_use_pmtu);
+    assert!(here.all_v6.forwarding && here.forward_use_pmtu && here.keep_priority);
     assert_eq!((here.hash_policy_v4, here.hash_policy_v6), (1, 2));
     assert_eq!((there.all_v4.rp_filter, there.all_v4.send_redirects), (0, true));
-    assert!(!there.all_v6.forwarding && !there.forward_use_pmtu);
+    assert!(!there.all_v6.forwarding && !there.forward_use_pmtu && !there.keep_priority);
     assert_eq!((there.hash_policy_v4, there.hash_policy_v6), (0, 0));
 }
 

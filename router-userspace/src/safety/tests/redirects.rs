@@ -170,6 +170,17 @@ fn reverse_path_filter() {
 }
 
 #[test]
+fn learned_path_mtus() {
+    let mut host = host();
+    host.settings.forward_use_pmtu = true;
+    marks_because(
+        &host,
+        &Facts::default(),
+        "ip_forward_use_pmtu is on: only the stack knows the path MTUs it has learned",
+    );
+}
+
+#[test]
 fn foreign_traffic_control() {
     let ingress = Filter { ingress: true, kind: "matchall".into(), ..Filter::default() };
     let named = Filter { kind: "bpf".into(), name: "cil_from_netdev".into(), ..ingress.clone() };
