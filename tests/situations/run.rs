@@ -4,8 +4,9 @@ use crate::bed;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use std::time::Duration;
+use wayfork::kernel::Kernel;
 use wayfork::lab::process::Daemon;
-use wayfork_tests::POLICY;
+use wayfork_tests::{POLICY, eventually};
 
 #[test]
 fn ready_means_that_traffic_goes_by_the_policy_and_a_signal_leaves_nothing() -> Result<()> {
@@ -112,5 +113,24 @@ fn a_wrong_file_installs_nothing() -> Result<()> {
     ensure!(status.and_then(|status| status.code()) == Some(2), "{status:?}\n{}", daemon.log());
     ensure!(daemon.log().contains("prioritee"), "{}", daemon.log());
     assert_eq!(bed.snapshot()?, before);
+    Ok(())
+}
+
+#[test]
+fn a_signal_breaks_off_a_long_installation_and_leaves_nothing() -> Result<()> {
+    let bed = bed!();
+    let before = bed.snapshot()?;
+    // One priority, so that the kernel walks all that are there for each that is added.
+    let list: Vec<String> =
+        (0..30_000u32).map(|n| format!("\"10.{}.{}.{}\"", n >> 16, n >> 8 & 255, n & 255)).collect();
+    let policy = format!("[[rule]]\npriority = 1000\nto = [{}]\naction = \"prohibit\"\n", list.join(", "));
+    let router = bed.lab.netns("router")?;
+    let mut daemon = Daemon::start(router, bed.exe(), &["-", "--mode", "netlink"], Some(&policy))?;
+    eventually(Duration::from_secs(30), "the first rules", || Ok(bed.kernel(|kernel| kernel.rules())?.len() > 100))?;
+    daemon.signal(Signal::SIGTERM)?;
+    let status = daemon.wait(Duration::from_secs(60))?;
+    ensure!(status.is_some_and(|status| status.success()), "{status:?}\n{}", daemon.log());
+    ensure!(!daemon.log().contains("wayfork: ready"), "it was ready before the signal came: the list is too short");
+    assert_eq!(bed.snapshot()?, before, "something stayed");
     Ok(())
 }

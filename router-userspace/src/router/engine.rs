@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the program may decide after the loader was last seen alive. A dead loader's decisions end within 2 seconds.
@@ -48,6 +50,8 @@ pub(super) struct Engine {
     behind: bool,
     /// Opened before the first reading, so that nothing that happens in between is missed.
     monitor: Monitor,
+    /// Set by a signal that ends the router: a long change is broken off, and undone.
+    ending: Arc<AtomicBool>,
     /// The last pass was out of date before it was done: there has to be another.
     outdated: bool,
 }
@@ -79,12 +83,18 @@ impl Engine {
             behind: false,
             monitor,
             outdated: false,
+            ending: Arc::default(),
         })
     }
 
     /// The descriptor that is readable while the kernel has announced something: see [`Engine::follow`].
     pub fn announcements(&self) -> std::io::Result<OwnedFd> {
         self.monitor.as_fd().try_clone_to_owned()
+    }
+
+    /// Set it to break off a change that takes long.
+    pub fn ending(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.ending)
     }
 
     /// The policy file, to be read again.
@@ -109,7 +119,7 @@ impl Engine {
     pub fn stop(mut self, keep: bool) -> Result<(), RouterError> {
         self.drop_fast_path();
         if !keep {
-            mirror::remove_all(&mut self.kernel, &mut progress())?;
+            mirror::remove_all(&mut self.kernel, &mut progress(&AtomicBool::new(false)))?;
         }
         Ok(())
     }
@@ -296,7 +306,7 @@ impl Engine {
         if !changes.is_empty() {
             // The policy in force, whose marks are installed: a failure puts them back.
             let changes = changes.with_installed_marks(&self.policy.mark_rules());
-            mirror::apply(&mut self.kernel, &changes, &mut progress())?;
+            mirror::apply(&mut self.kernel, &changes, &mut progress(&self.ending))?;
             self.host = self.kernel.host()?;
         }
         self.waiting = desired.waiting;
@@ -433,15 +443,15 @@ impl Engine {
     }
 }
 
-/// Says how far a long change is, every second or so.
-fn progress() -> impl FnMut(mirror::Progress) -> ControlFlow<()> {
+/// Says how far a long change is, every second or so, and breaks it off when the router is to end.
+fn progress(ending: &AtomicBool) -> impl FnMut(mirror::Progress) -> ControlFlow<()> {
     let mut said = Instant::now();
     move |progress| {
         if said.elapsed() >= Duration::from_secs(1) {
             said = Instant::now();
             tracing::info!("{} of {} rules and routes", progress.done, progress.total);
         }
-        ControlFlow::Continue(())
+        if ending.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

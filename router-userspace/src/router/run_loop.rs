@@ -5,6 +5,8 @@ use super::engine::Engine;
 use super::{Options, RouterError, server};
 use crate::policy::{self, TableNames};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,9 +37,15 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
     // SAFETY: an owned descriptor names itself and stays open as long as it lives.
     let announcements = unsafe { AsyncFd::register_with_interest(announcements, tokio::io::Interest::READABLE) }
         .map_err(|error| RouterError::Start(error.into()))?;
+    // The loop does not look at its signals while a long change is made.
+    let ending = engine.ending();
+    for signal in [nix::libc::SIGINT, nix::libc::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&ending)).map_err(RouterError::Start)?;
+    }
     if let Err(error) = engine.start() {
         engine.stop(false)?;
-        return Err(error);
+        // Broken off and undone is what the signal asked for.
+        return if ending.load(Ordering::Relaxed) { Ok(()) } else { Err(error) };
     }
     ready();
 
