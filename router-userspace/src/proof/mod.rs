@@ -6,6 +6,8 @@ mod compare;
 mod compare_test;
 mod counterexample;
 mod decide;
+#[cfg(test)]
+mod decide_test;
 mod explain;
 pub mod generate;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use super::Flow;
 use crate::model::{Family, Host, PortRange, Rule, Selectors};
 use ipnet::IpNet;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// What a rule says to a flow.
@@ -74,9 +75,12 @@ impl WhyNot {
     }
 }
 
+/// Interface indexes by name: a rule names its interface.
+pub type Names<'a> = HashMap<&'a str, u32>;
+
 /// Answers `rule` to `flow`.
-pub fn matches(host: &Host, rule: &Rule, flow: &Flow) -> Match {
-    let conjunction = all_selectors(host, rule, flow);
+pub fn matches(host: &Host, names: &Names<'_>, rule: &Rule, flow: &Flow) -> Match {
+    let conjunction = all_selectors(host, names, rule, flow);
     match (rule.selectors.not, conjunction) {
         (false, answer) => answer,
         (true, Match::Yes) => Match::No(WhyNot::Not),
@@ -86,7 +90,7 @@ pub fn matches(host: &Host, rule: &Rule, flow: &Flow) -> Match {
 }
 
 /// The conjunction. One selector that says no decides, whatever the unknown ones say.
-fn all_selectors(host: &Host, rule: &Rule, flow: &Flow) -> Match {
+fn all_selectors(host: &Host, names: &Names<'_>, rule: &Rule, flow: &Flow) -> Match {
     // Taken apart field by field, so that a selector that is added to the model cannot be forgotten here.
     let Selectors {
         not: _,
@@ -108,9 +112,9 @@ fn all_selectors(host: &Host, rule: &Rule, flow: &Flow) -> Match {
     let mut unseen: Option<String> = None;
 
     if let Some(name) = iif {
-        match host.link(name) {
+        match names.get(name.as_str()) {
             None => return Match::No(WhyNot::IifDetached),
-            Some(link) if link.index != flow.iif => return Match::No(WhyNot::Iif),
+            Some(index) if *index != flow.iif => return Match::No(WhyNot::Iif),
             Some(_) => {}
         }
     }

@@ -2,7 +2,7 @@
 //! `suppress`.
 
 use super::Flow;
-use super::rules::{Match, WhyNot, matches};
+use super::rules::{Match, Names, WhyNot, matches};
 use super::table::{Answer, Fib};
 use crate::model::{Family, Host, Route, RouteKind, Rule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 use router_common::verdict::Verdict;
@@ -75,13 +75,15 @@ pub struct Walker<'a> {
     pub(super) host: &'a Host,
     pub(super) fib: Fib<'a>,
     lists: [Vec<usize>; 2],
+    names: Names<'a>,
 }
 
 impl<'a> Walker<'a> {
     /// Arranges a host's rules and routes.
     pub fn new(host: &'a Host) -> Self {
         let list = |family| (0..host.rules.len()).filter(|index| host.rules[*index].family == family).collect();
-        Walker { host, fib: Fib::new(host), lists: [list(Family::Ipv4), list(Family::Ipv6)] }
+        let names = host.links.values().map(|link| (link.name.as_str(), link.index)).collect();
+        Walker { host, fib: Fib::new(host), lists: [list(Family::Ipv4), list(Family::Ipv6)], names }
     }
 
     /// The rules of a family, as indexes, in order.
@@ -111,7 +113,7 @@ impl<'a> Walker<'a> {
                 }
             };
             position += 1;
-            match matches(self.host, rule, flow) {
+            match matches(self.host, &self.names, rule, flow) {
                 Match::Yes => {}
                 Match::No(why_not) => {
                     note(Some(why_not), None);
