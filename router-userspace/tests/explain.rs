@@ -256,6 +256,9 @@ fn a_file_is_tried_in_a_scratch_namespace_and_this_one_stays_as_it_is() {
     assert_eq!((&ebpf["rule"]["name"], &ebpf["rule"]["owner"]), (&json!("web"), &json!("wayfork")));
     assert!(ebpf["rule"]["at"].as_str().is_some_and(|at| at.ends_with(":14")), "{}", ebpf["rule"]["at"]);
     assert_eq!(document["kernel"]["table"], 112);
+    let notes = document["notes"].as_array().expect("a list");
+    let rewritten = "[[mark]] rewrites the mark 0x0 to 0x5 before the rules see it";
+    assert!(notes.contains(&json!(rewritten)), "{notes:?}");
     let outside =
         router.json(&["explain", "8.8.8.8", "--iif", "lan", "--ipproto", "tcp", "--dport", "444", "--json"], b"").0;
     assert_eq!((&outside["scratch"], &outside["ebpf"]["table"]), (&json!(false), &json!(254)));

@@ -12,48 +12,45 @@ pub fn copy(host: &Host, kernel: &mut dyn Kernel, notes: &mut Notes) -> Result<(
     rules(host, kernel, notes)
 }
 
-/// RTPROT_KERNEL.
-const BY_THE_KERNEL: u8 = 2;
-/// How long the kernel may take from a carrier to the routes that it makes by itself.
-const SETTLED_WITHIN: Duration = Duration::from_secs(1);
+/// How long the kernel may take from a carrier to the last of the routes that it makes by itself.
+const SETTLED_WITHIN: Duration = Duration::from_secs(2);
+/// It is done when nothing has changed for so long.
+const QUIET: Duration = Duration::from_millis(40);
 
-/// The kernel's own routes follow from addresses and carriers, a moment later: what it still makes must not be taken for
-/// missing.
-fn settled(wanted: &[Route], kernel: &mut dyn Kernel) -> Result<Vec<Route>> {
-    let started = Instant::now();
+/// The kernel makes routes from addresses and carriers, some of them a moment later: only the difference is written, and
+/// looked at again until it stays empty. What is one route's gateway may be another's destination, so that a route that
+/// failed is tried again each time.
+fn routes(host: &Host, kernel: &mut dyn Kernel, notes: &mut Notes) -> Result<()> {
+    let wanted: Vec<Route> = host.routes.iter().map(plain).collect();
+    let (started, mut quiet_since) = (Instant::now(), Instant::now());
     loop {
         let there: Vec<Route> = kernel.routes()?.iter().map(plain).collect();
-        let mut its_own = wanted.iter().filter(|route| route.protocol == BY_THE_KERNEL);
-        if its_own.all(|route| there.contains(route)) || started.elapsed() > SETTLED_WITHIN {
-            return Ok(there);
+        let surplus: Vec<&Route> = there.iter().filter(|route| !wanted.contains(route)).collect();
+        let (its_own, missing): (Vec<&Route>, Vec<&Route>) =
+            wanted.iter().filter(|route| !there.contains(route)).partition(|route| only_the_kernel_makes(route));
+        let late = started.elapsed() > SETTLED_WITHIN;
+        let settled = surplus.is_empty() && missing.is_empty() && its_own.is_empty();
+        let mut failed = Vec::new();
+        failed.extend(surplus.into_iter().filter_map(|route| kernel.delete_route(route).err()));
+        failed.extend(missing.into_iter().filter_map(|route| kernel.add_route(route).err()));
+        if late {
+            // As near as it gets: with another metric.
+            failed.extend(its_own.into_iter().filter_map(|route| kernel.add_route(route).err()));
+        }
+        if !settled {
+            quiet_since = Instant::now();
+        }
+        if late || quiet_since.elapsed() > QUIET {
+            failed.into_iter().for_each(|error| notes.add(format!("not copied: {error}")));
+            return Ok(());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// The kernel has made routes from the addresses already: only the difference is written. What is one route's gateway may
-/// be another's destination, so that those that failed are tried again as long as any succeeds.
-fn routes(host: &Host, kernel: &mut dyn Kernel, notes: &mut Notes) -> Result<()> {
-    let wanted: Vec<Route> = host.routes.iter().map(plain).collect();
-    let there = settled(&wanted, kernel)?;
-    for route in there.iter().filter(|route| !wanted.contains(route)) {
-        notes.attempt(kernel.delete_route(route));
-    }
-    let mut missing: Vec<&Route> = wanted.iter().filter(|route| !there.contains(route)).collect();
-    loop {
-        let mut failed = Vec::new();
-        let before = missing.len();
-        for route in missing {
-            if let Err(error) = kernel.add_route(route) {
-                failed.push((route, error));
-            }
-        }
-        if failed.is_empty() || failed.len() == before {
-            failed.into_iter().for_each(|(_, error)| notes.add(format!("not copied: {error}")));
-            return Ok(());
-        }
-        missing = failed.into_iter().map(|(route, _)| route).collect();
-    }
+/// IPv6 gives a route that somebody adds without a metric 1024; those of the host's own addresses have 0.
+fn only_the_kernel_makes(route: &Route) -> bool {
+    route.family == Family::Ipv6 && route.metric == 0
 }
 
 /// A route without what belongs to the moment: next-hop objects become their next hops, dead ones will show as such.

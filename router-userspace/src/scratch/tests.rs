@@ -3,7 +3,7 @@
 
 use super::Scratch;
 use crate::kernel::{Kernel, Netlink};
-use crate::model::{Host, NeighbourState};
+use crate::model::{Host, NeighbourState, RouteKind};
 use crate::proof::testing::{randomize, world};
 use std::collections::BTreeMap;
 
@@ -12,6 +12,11 @@ use std::collections::BTreeMap;
 fn comparable(mut host: Host) -> Host {
     for link in host.links.values_mut() {
         (link.kind, link.lower, link.master) = (String::new(), None, None);
+    }
+    // Under load the kernel keeps the anycast address of a network that it forwards for no more. Nobody else can make such a
+    // route: the copy's has a metric.
+    for route in host.routes.iter_mut().filter(|route| route.kind == RouteKind::Anycast) {
+        route.metric = 0;
     }
     host.routes.sort();
     host.addresses.sort();
@@ -25,7 +30,19 @@ fn a_copy_holds_what_the_original_holds() {
     let Some(world) = world() else { return };
     for seed in 0..6 {
         let (original, copy, notes) = world.run(|kernel| {
-            let original = randomize(kernel, &mut fastrand::Rng::with_seed(seed), false);
+            randomize(kernel, &mut fastrand::Rng::with_seed(seed), false);
+            // What the kernel made by itself and somebody took away must not come back in the copy.
+            let made = kernel.host().unwrap();
+            let connected = |r: &&crate::model::Route| r.protocol == 2 && r.table == 254 && r.dst.addr().is_ipv4();
+            if let Some(route) = made.routes.iter().find(connected) {
+                kernel.delete_route(route).unwrap();
+            }
+            let mut link_local = made.addresses.iter().filter(|a| a.addr.to_string().starts_with("fe80"));
+            if let Some(address) = link_local.next() {
+                let net = ipnet::IpNet::new(address.addr, 64).unwrap();
+                crate::kernel::Admin::open().unwrap().delete_address(&made.link_name(address.index), net).unwrap();
+            }
+            let original = kernel.host().unwrap();
             let scratch = Scratch::like(&original).unwrap();
             let copy = scratch.run(|| scratch.host(&mut Netlink::open().unwrap()).unwrap()).unwrap();
             (original, copy, scratch.notes().to_vec())
