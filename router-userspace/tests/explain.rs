@@ -1,5 +1,6 @@
 //! `wayfork explain` and `wayfork compare` as scripts use them, in a namespace with two uplinks.
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -40,6 +41,8 @@ impl Router {
     fn build(&self) -> wayfork::kernel::Result<()> {
         let mut admin = Admin::open()?;
         write_setting("net.ipv6.conf.default.accept_dad", "0")?;
+        // The far ends say nothing by themselves: no solicitations that the router would count.
+        self._far.run(|| write_setting("net.ipv6.conf.default.disable_ipv6", "1"))??;
         for (name, addresses, index) in [
             ("lan", ["192.168.8.1/24", "fd08::1/64"], 11),
             ("eth0", ["192.0.2.2/24", "fd00::2/64"], 12),
@@ -75,7 +78,17 @@ impl Router {
                 kernel.add_rule(&Rule { selectors, protocol: 3, ..Rule::lookup(family, priority, 111) })?;
             }
         }
-        Ok(())
+        // The kernel makes link-local addresses, and the local routes of IPv6 addresses, a moment later.
+        for _ in 0..500 {
+            let host = kernel.host()?;
+            let is_local = |addr| host.routes.iter().any(|route| route.table == 255 && route.dst == IpNet::from(addr));
+            let own = host.addresses.iter().filter(|address| address.addr.is_ipv6() && address.index != 1);
+            if own.clone().count() == 6 && own.clone().all(|address| is_local(address.addr)) {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("the router's own addresses never came to rest");
     }
 
     /// Runs `wayfork` inside.
