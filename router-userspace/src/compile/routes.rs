@@ -10,9 +10,6 @@ use router_common::verdict::PassReason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// RT_SCOPE_LINK (include/uapi/linux/rtnetlink.h).
-const SCOPE_LINK: u8 = 253;
-
 /// Whether the kernel delivers such a route's packets here, or floods them: never forwarded by the program.
 fn is_special(kind: RouteKind) -> bool {
     matches!(
@@ -31,7 +28,8 @@ pub(super) fn compile(host: &Host, generation: &mut Generation) -> [BTreeSet<u32
             continue;
         }
         let on_link = route.nexthops.iter().any(|hop| hop.via.is_none() && hop.dev != 0);
-        if route.kind == RouteKind::Unicast && on_link && (route.family == Family::Ipv6 || route.scope >= SCOPE_LINK) {
+        // Whatever the route's own scope is: a next hop without a gateway is on the link (`fib_check_nh_nongw`).
+        if route.kind == RouteKind::Unicast && on_link {
             *addrs.entry(route.dst.trunc()).or_default() |= ADDR_ONLINK;
         }
         groups.entry((route.family, route.table, route.dst.trunc())).or_default().push(route);
@@ -120,7 +118,8 @@ fn select(host: &Host, family: Family, mut routes: Vec<&Route>) -> Option<RouteE
         return unseen(route, PassReason::EgressInterface);
     }
     entry.oif = hop.dev;
-    entry.mtu = route.mtu.unwrap_or(0);
+    // `ip_dst_mtu_maybe_forward` honours a route's mtu; `ip6_dst_mtu_maybe_forward` a locked one only.
+    entry.mtu = route.mtu.filter(|_| family == Family::Ipv4 || route.mtu_locked).unwrap_or(0);
     if let Some(via) = hop.via {
         entry.via_family = if via.is_ipv4() { 4 } else { 6 };
         entry.via = words::addr(via);

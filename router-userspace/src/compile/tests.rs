@@ -192,3 +192,22 @@ fn what_the_settings_forbid_an_interface() {
     assert_eq!(generation.links[&2].mtu6, 0, "and none goes out");
     assert!(generation.keep_priority);
 }
+
+#[test]
+fn an_mtu_of_an_ipv6_route_counts_where_it_is_locked() {
+    let with_mtu = |table, dst, locked| {
+        let via = if table == 4 { "10.0.0.1" } else { "2001:db8::1" };
+        Route { mtu: Some(9000), mtu_locked: locked, ..route(table, dst, Some(via), 1) }
+    };
+    let routes = vec![with_mtu(4, "0.0.0.0/0", false), with_mtu(6, "::/0", false), with_mtu(7, "::/0", true)];
+    let generation = run(&host(vec![], routes));
+    assert_eq!(generation.routes4.values().map(|entry| entry.mtu).collect::<Vec<_>>(), [9000]);
+    assert_eq!(generation.routes6.values().map(|entry| entry.mtu).collect::<Vec<_>>(), [0, 9000]);
+}
+
+#[test]
+fn a_route_without_a_gateway_is_on_the_link_whatever_its_scope() {
+    let global = Route { scope: 0, ..route(254, "10.9.0.0/24", None, 1) };
+    let generation = run(&host(vec![], vec![global]));
+    assert_eq!(generation.addrs4[&(24, [10, 9, 0, 0])], ADDR_ONLINK);
+}

@@ -178,7 +178,9 @@ impl Engine {
 
     /// Reads again what may have changed without an announcement; true where it has.
     fn unannounced(&mut self) -> Result<bool, RouterError> {
-        let Some(fast) = &mut self.fast else { return Ok(false) };
+        if self.fast.is_none() {
+            return Ok(false);
+        }
         if self.kernel.settings()? != self.host.settings || self.kernel.links()? != self.host.links {
             return Ok(true);
         }
@@ -192,9 +194,10 @@ impl Engine {
             for (key, entry) in fresh {
                 self.set_neighbour(key, Some(entry));
             }
-            return Ok(false);
         }
-        if self.surveyed.elapsed() >= SURVEY_EVERY {
+        if self.surveyed.elapsed() >= SURVEY_EVERY
+            && let Some(fast) = &mut self.fast
+        {
             self.surveyed = Instant::now();
             let facts = facts(fast, &self.host);
             return Ok(facts != self.facts);
