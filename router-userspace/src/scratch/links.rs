@@ -36,7 +36,7 @@ pub fn copy(host: &Host, far: &Netns, notes: &mut Notes) -> Result<Vec<OwnedFd>>
     }
     for address in &host.addresses {
         let Some(link) = host.links.get(&address.index) else { continue };
-        if link.v6.disabled && address.addr.is_ipv6() || link.index == LOOPBACK && address.addr.is_loopback() {
+        if link.index == LOOPBACK && address.addr.is_loopback() {
             continue;
         }
         if let Ok(net) = IpNet::new(address.addr, address.prefix_len) {
