@@ -45,6 +45,11 @@ fn compare_all(
     };
     let limit = args.packets.unwrap_or(if args.pcap.is_some() { u64::MAX } else { PACKETS });
     let host = trial.host.clone();
+    let ways_in = ingress(&host);
+    if ways_in.is_empty() {
+        let none = "no interface but loopback is up here: there is nothing that packets could come in by";
+        return Err(Failure::new(Exit::Cannot, anyhow::anyhow!(none)).into());
+    }
     let mut subject = Subject { kernel: trial.kernel, decider: program, policy, scratch: trial.scratch };
     let bar = progress(global, (limit != u64::MAX).then_some(limit));
     let mut tell = |done| bar.iter().for_each(|bar| bar.set_position(done));
@@ -60,7 +65,7 @@ fn compare_all(
                 Failure::new(Exit::Usage, anyhow::anyhow!("{}: {error}", path.display()))
             };
             let file = open(path).map_err(|error| not_usable(&error))?;
-            let mut capture = Capture::new(file, &host, ingress(&host)).map_err(|error| not_usable(&error))?;
+            let mut capture = Capture::new(file, &host, ways_in).map_err(|error| not_usable(&error))?;
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             let compared = compare(&mut subject, host.clone(), &mut capture.by_ref().take(limit), &mut tell);
             if let Some(error) = &capture.error {

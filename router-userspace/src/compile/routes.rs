@@ -93,8 +93,11 @@ fn select(host: &Host, family: Family, mut routes: Vec<&Route>) -> Option<RouteE
     let position =
         routes.iter().position(|route| route.kind != RouteKind::Unicast || route.nexthops.iter().any(usable))?;
     let route = routes[position];
-    // IPv6 keeps several routes of one metric and chooses among them (`find_rr_leaf`).
-    let rival = routes.get(position + 1).is_some_and(|next| family == Family::Ipv6 && next.metric == route.metric);
+    // IPv6 keeps several routes of one metric and chooses among them; and where the lowest metric has no route that will do,
+    // among those of all other metrics together (`find_rr_leaf`).
+    let lowest_is_dead = routes.first().is_some_and(|first| first.metric != route.metric);
+    let competes = |next: &&Route| family == Family::Ipv6 && (lowest_is_dead || next.metric == route.metric);
+    let rival = routes.get(position + 1).is_some_and(competes);
     let kind = match route.kind {
         RouteKind::Unicast => ROUTE_UNICAST,
         RouteKind::Blackhole => ROUTE_BLACKHOLE,

@@ -155,6 +155,21 @@ fn several_ipv6_routes_of_one_metric_are_the_stacks() {
 }
 
 #[test]
+fn ipv6_routes_of_all_other_metrics_compete_where_the_lowest_is_dead() {
+    let with_metric = |metric, dev| Route { metric, ..route(1, "2001:db8::/32", Some("fe80::1"), dev) };
+    let mut dead = with_metric(10, 1);
+    dead.nexthops[0].dead = true;
+    let kinds = |routes: Vec<Route>| {
+        let generation = run(&host(vec![], routes));
+        generation.routes6.values().map(|entry| (entry.kind, entry.reason, entry.oif)).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(vec![dead.clone(), with_metric(20, 2)]), [(ROUTE_UNICAST, 0, 2)], "the only one left");
+    let rivals = kinds(vec![dead.clone(), with_metric(20, 2), with_metric(50, 1)]);
+    assert_eq!((rivals[0].0, rivals[0].1), (ROUTE_UNSEEN, PassReason::Multipath as u8));
+    assert_eq!(kinds(vec![with_metric(10, 2), with_metric(50, 1)]), [(ROUTE_UNICAST, 0, 2)], "the lowest lives");
+}
+
+#[test]
 fn address_flags_are_inherited_from_covering_prefixes() {
     let mut local = route(255, "10.0.0.8/32", None, 1);
     local.kind = RouteKind::Local;

@@ -3,6 +3,7 @@
 
 use super::testing::{World, have_object, world};
 use super::*;
+use crate::kernel::admin::write_setting;
 use crate::kernel::{Kernel, Netlink};
 use crate::model::{Family, Host, Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
 use crate::policy::Policy;
@@ -12,29 +13,34 @@ use router_common::verdict::{Action, Verdict};
 fn two_ways(kernel: &mut Netlink) -> Host {
     let host = kernel.host().unwrap();
     for (table, name, via) in [(254, "up0", "10.3.0.2"), (111, "up1", "10.4.0.2")] {
-        let dev = host.link(name).unwrap().index;
-        let hop = NextHop { via: via.parse().ok(), dev, weight: 1, ..NextHop::default() };
-        let route = Route {
-            family: Family::Ipv4,
-            table,
-            dst: Family::Ipv4.default_prefix(),
-            kind: RouteKind::Unicast,
-            src: None,
-            tos: 0,
-            metric: 0,
-            protocol: 3,
-            scope: 0,
-            prefsrc: None,
-            mtu: None,
-            mtu_locked: false,
-            pref: 0,
-            nhid: 0,
-            nexthops: vec![hop],
-        };
-        kernel.add_route(&route).unwrap();
+        kernel.add_route(&default_route(&host, table, name, Some(via), 0)).unwrap();
     }
     kernel.add_rule(&marked(100, 0x20, RuleAction::Table(111))).unwrap();
     kernel.host().unwrap()
+}
+
+/// IPv6 without a gateway.
+fn default_route(host: &Host, table: u32, name: &str, via: Option<&str>, metric: u32) -> Route {
+    let via: Option<std::net::IpAddr> = via.map(|via| via.parse().unwrap());
+    let family = via.map_or(Family::Ipv6, Family::of);
+    let hop = NextHop { via, dev: host.link(name).unwrap().index, weight: 1, ..NextHop::default() };
+    Route {
+        family,
+        table,
+        dst: family.default_prefix(),
+        kind: RouteKind::Unicast,
+        src: None,
+        tos: 0,
+        metric,
+        protocol: 3,
+        scope: 0,
+        prefsrc: None,
+        mtu: None,
+        mtu_locked: false,
+        pref: 0,
+        nhid: 0,
+        nexthops: vec![hop],
+    }
 }
 
 fn marked(priority: u32, mark: u32, action: RuleAction) -> Rule {
@@ -142,4 +148,30 @@ fn packets_are_asked_again_when_the_rules_move() {
         compare(&mut subject, host.clone(), &mut packets, &mut |_| {}).unwrap()
     });
     assert_eq!((report.disagree, report.packets, report.moved), (0, 2000, 2));
+}
+
+#[test]
+fn ipv6_metrics_do_not_count_where_the_lowest_has_no_carrier() {
+    let Some(world) = ready() else { return };
+    let report = world.run(|kernel| {
+        let host = kernel.host().unwrap();
+        write_setting("net.ipv6.conf.down.ignore_routes_with_linkdown", "1").unwrap();
+        kernel.add_route(&default_route(&host, 254, "down", None, 10)).unwrap();
+        for (name, via, metric) in [("guest", "fd02::3", 20), ("up0", "fd03::2", 50)] {
+            kernel.add_route(&default_route(&host, 254, name, Some(via), metric)).unwrap();
+        }
+        let host = kernel.host().unwrap();
+        let measure = Measure::new(&host, &[]);
+        let from = |name: &str| {
+            let iif = Some(host.link(name).unwrap().index);
+            let packet = Packet::new(iif, "fd01::9".parse().ok(), "2001:db8:9::1".parse().unwrap());
+            host.link_name(measure.reference(&packet).1.way().oif)
+        };
+        assert_eq!(from("up0"), "up0", "the ingress interface counts more than the metric");
+        assert_eq!(from("lan"), "guest");
+        let mut program = Program::load(&host, &Policy::default(), None).unwrap();
+        let mut subject = Subject { kernel, decider: &mut program, policy: None, scratch: None };
+        compare(&mut subject, host.clone(), &mut generated(&host, &[], 5, 2000), &mut |_| {}).unwrap()
+    });
+    assert_eq!((report.disagree, report.packets), (0, 2000), "{:#?}", report.counterexample);
 }

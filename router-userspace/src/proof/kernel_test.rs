@@ -39,9 +39,8 @@ fn hold(seed: u64, packets: usize) -> BTreeMap<Verdict, usize> {
 
 #[test]
 fn the_reference_decides_as_the_kernel_on_random_routers() {
-    let routers = routers(40);
     let mut all: BTreeMap<Verdict, usize> = BTreeMap::new();
-    for seed in 0..routers {
+    for seed in routers(40) {
         for (verdict, count) in hold(seed, 500) {
             *all.entry(verdict).or_default() += count;
         }
@@ -56,9 +55,12 @@ fn the_reference_decides_as_the_kernel_on_random_routers() {
     assert_eq!(all.get(&Verdict::Undecided), None, "the random rules hold nothing that the reference does not know");
 }
 
-/// How many random routers a test tries; WAYFORK_ROUTERS for more of them.
-fn routers(usual: u64) -> u64 {
-    std::env::var("WAYFORK_ROUTERS").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+/// The seeds of the random routers that a test tries: always the same, but for WAYFORK_ROUTERS (how many) and WAYFORK_SEED
+/// (the first).
+fn routers(usual: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let first = number("WAYFORK_SEED").unwrap_or(0);
+    first..first + number("WAYFORK_ROUTERS").unwrap_or(usual)
 }
 
 #[test]
@@ -67,7 +69,7 @@ fn the_program_the_kernel_and_the_reference_agree_on_random_routers() {
         return;
     }
     let (mut decided, mut all, mut passed, mut forward_passed) = (0, 0, BTreeMap::new(), BTreeMap::new());
-    for seed in 0..routers(30) {
+    for seed in routers(30) {
         let Some(world) = world() else { return };
         let report = world.run(|kernel| {
             let host = randomize(kernel, &mut fastrand::Rng::with_seed(seed), seed % 4 != 0);
@@ -149,7 +151,7 @@ fn a_policy_in_a_scratch_namespace_agrees_too_with_marks_written_and_read() {
     }
     let policy = crate::policy::parse("policy.toml", POLICY, &crate::policy::TableNames::default()).unwrap().policy;
     let mut marked = 0;
-    for seed in 0..routers(8) {
+    for seed in routers(8) {
         let Some(world) = world() else { return };
         let (report, notes) = world.run(|kernel| {
             randomize(kernel, &mut fastrand::Rng::with_seed(seed), true);
