@@ -216,6 +216,35 @@ fn a_packet_made_here_has_the_kernels_side_alone() {
 }
 
 #[test]
+fn what_ip_route_get_leaves_out_and_what_lies_between_are_told() {
+    let Some(router) = Router::new() else { return };
+    let question = ["--json", "explain", "111.11.1.1", "--iif", "eth1", "--from", "10.0.0.8", "--dscp", "46"];
+    let (before, _) = router.json(&question, b"");
+    assert_eq!(before["between"], json!([]));
+    let asked = &before["ip_route_get"];
+    assert_eq!(asked[0]["command"], "ip route get 111.11.1.1");
+    assert_eq!(asked[0]["shows"], "eth0 via 192.0.2.1 table 254");
+    assert!(asked[0]["differs"].as_str().is_some_and(|why| why.contains("made on this host")), "{asked}");
+    let command = "ip route get 111.11.1.1 from 10.0.0.8 iif eth1 tos 0xb8 ipproto udp";
+    assert_eq!(asked[1], json!({"command": command, "shows": "eth1 via 10.0.0.1 table 111", "differs": null}));
+
+    let ruleset = b"table inet t { chain c { type filter hook prerouting priority mangle; meta mark set 0x20; }; }\n";
+    let mut nft = Command::new("nft");
+    nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    assert!(router.finish(nft, ruleset).status.success());
+    let (after, _) = router.json(&question, b"");
+    let effect = "may rewrite the packet before routing (meta mark set)";
+    let chain = json!({"what": "nftables chain inet t/c (hook prerouting)", "effect": effect, "rewrites": true});
+    assert_eq!(after["between"], json!([chain]));
+    let differs = after["ip_route_get"][1]["differs"].as_str().expect("a reason");
+    assert!(differs.contains("nftables chain inet t/c"), "{differs}");
+    let note = after["notes"][0].as_str().expect("a note");
+    assert!(note.starts_with("eth1 is left to the stack: ") && note.contains("inet t/c"), "{note}");
+    let text = String::from_utf8(router.wayfork(&question[1..], b"").stdout).expect("text");
+    assert!(text.contains("what `ip route get` shows:") && text.contains("what else the packet meets:"), "{text}");
+}
+
+#[test]
 fn wrong_questions_are_status_2_and_say_what_is_there() {
     let Some(router) = Router::new() else { return };
     let (document, status) = router.json(&["explain", "8.8.8.8", "--iif", "eth9", "--json"], b"");

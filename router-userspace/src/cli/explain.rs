@@ -69,10 +69,15 @@ fn ask(question: &Question, policy: Option<&Policy>, trial: &mut Trial<'_>) -> a
         }
         Err(error) => FastSide::None(error.to_string()),
     };
-    Ok(explain(question, &trial.host, policy, trial.kernel, side).map_err(|error| {
+    let answer = explain(question, &trial.host, &trial.facts, policy, trial.kernel, side);
+    let mut explanation = answer.map_err(|error| {
         let exit = if matches!(error, ExplainError::Question(_)) { Exit::Usage } else { Exit::Cannot };
         Failure::new(exit, error)
-    })?)
+    })?;
+    if let Ok(program) = &trial.program {
+        explanation.note_guard(program.judgement(), &trial.host);
+    }
+    Ok(explanation)
 }
 
 fn is_privilege(error: &ProgramError) -> bool {

@@ -4,11 +4,13 @@ use super::decide::{self, Decider, DeciderError, Fast, Measure};
 use super::packet::{Packet, protocol_name};
 use super::question::{BadQuestion, Question};
 use super::reference::{Outcome, Reference, Step, WhyNot};
+use super::route_get::{self, Asked, RouteGet};
 use super::text::route_text;
 use crate::kernel::{self, Kernel, RouteAnswer};
 use crate::model::{Host, Rule, protocol_name as owner_name, rule_ids};
 use crate::policy::Policy;
-use router_common::verdict::{Action, Verdict};
+use crate::safety::{Between, Facts, Judgement, between};
+use router_common::verdict::{Action, PassReason, Verdict};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -33,6 +35,10 @@ pub struct Explanation {
     pub trail: Vec<StepView>,
     /// IPv4's look at the source.
     pub source_check: Option<SourceView>,
+    /// What `ip route get` shows of it.
+    pub ip_route_get: Vec<RouteGet>,
+    /// What else the packet meets on its way, in order: traffic control, netfilter, xfrm.
+    pub between: Vec<BetweenView>,
     /// What else there is to know, in sentences.
     pub notes: Vec<String>,
 }
@@ -142,6 +148,17 @@ pub struct SourceView {
     pub trail: Vec<StepView>,
 }
 
+/// Something that the packet meets besides routing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BetweenView {
+    /// What it is.
+    pub what: String,
+    /// What it may do to the packet.
+    pub effect: String,
+    /// Whether it may change, before routing, what routing looks at.
+    pub rewrites: bool,
+}
+
 /// Why there is no explanation.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
@@ -164,18 +181,29 @@ pub enum FastSide<'a> {
     None(String),
 }
 
-/// Decides one packet on both sides and tells why. `host` is a fresh snapshot, `policy` the running file's or the tried one's.
+/// Decides one packet on both sides and tells why. `host` is a fresh snapshot, `policy` the running file's or the tried one's,
+/// `facts` what else acts on packets where they pass.
 pub fn explain(
     question: &Question,
     host: &Host,
+    facts: &Facts,
     policy: Option<&Policy>,
     kernel: &mut dyn Kernel,
     fast: FastSide<'_>,
 ) -> Result<Explanation, ExplainError> {
     let (packet, notes) = question.packet(host)?;
     let marks = policy.map(Policy::mark_rules).unwrap_or_default();
-    let mut explanation = explain_packet(&packet, &Measure::new(host, &marks), policy, kernel, fast)?;
+    let measure = Measure::new(host, &marks);
+    let mut explanation = explain_packet(&packet, &measure, policy, kernel, fast)?;
     explanation.notes.splice(0..0, notes);
+    let link = packet.iif.and_then(|iif| host.links.get(&iif));
+    let met = link.map(|link| between(facts, link)).unwrap_or_default();
+    let (mark, reference) = measure.reference(&packet);
+    let answer = decide::ask(kernel, host, &packet, mark)?;
+    let asked = Asked { host, packet: &packet, mark, answer: answer.as_ref(), note: reference.note, between: &met };
+    explanation.ip_route_get = route_get::commands(kernel, &asked)?;
+    let view = |one: Between| BetweenView { what: one.what, effect: one.effect, rewrites: one.rewrites };
+    explanation.between = met.into_iter().map(view).collect();
     Ok(explanation)
 }
 
@@ -224,8 +252,21 @@ pub fn explain_packet(
             rp_filter: check.rp_filter,
             trail: view.trail(&check.trail),
         }),
+        ip_route_get: Vec::new(),
+        between: Vec::new(),
         notes,
     })
+}
+
+impl Explanation {
+    /// Says why the guard leaves the ingress interface to the stack, where that is the reason.
+    pub fn note_guard(&mut self, judgement: &Judgement, host: &Host) {
+        let left = |fast: &FastView| fast.reason.as_deref() == Some(PassReason::InterfacePass.name());
+        let Some(link) = self.packet.iif.as_ref().and_then(|name| host.link(name)) else { return };
+        if let (true, Some(judged)) = (self.ebpf.as_ref().is_some_and(left), judgement.interfaces.get(&link.index)) {
+            self.notes.push(format!("{} is left to the stack: {}", link.name, judged.why));
+        }
+    }
 }
 
 /// Puts indexes into words.

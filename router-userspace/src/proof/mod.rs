@@ -17,6 +17,7 @@ mod pcap;
 mod program;
 mod question;
 pub mod reference;
+mod route_get;
 mod shrink;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,12 +28,13 @@ pub use compare::{CompareError, Report, Subject, compare, generated, ingress};
 pub use counterexample::{Counterexample, Side};
 pub use decide::{Decider, DeciderError, Fast, Measure, Refresh, agree, ask, askable};
 pub use explain::{
-    ExplainError, Explanation, FastSide, FastView, KernelView, PacketView, RuleView, SourceView, StepView, explain,
-    explain_packet,
+    BetweenView, ExplainError, Explanation, FastSide, FastView, KernelView, PacketView, RuleView, SourceView, StepView,
+    explain, explain_packet,
 };
 pub use packet::Packet;
 pub use pcap::{Capture, CaptureError};
 pub use program::{Live, Program, ProgramError};
 pub use question::{BadQuestion, Question};
+pub use route_get::RouteGet;
 pub use text::{route_command, route_text, rule_command};
 pub use trial::{NoProgram, Trial, TrialError, here, in_scratch};

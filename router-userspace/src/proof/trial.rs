@@ -15,6 +15,8 @@ pub struct Trial<'a> {
     pub kernel: &'a mut Netlink,
     /// What it holds.
     pub host: Host,
+    /// What else acts on packets on this host, as far as it could be read.
+    pub facts: Facts,
     /// The program for that, or why there is none.
     pub program: Result<Program, NoProgram>,
     /// Where it is tried in a scratch namespace: with the policy's mirror, the rules for Wayfork's mark bits included.
@@ -53,11 +55,19 @@ pub enum TrialError {
 pub fn here<T>(program: bool, work: impl FnOnce(&mut Trial<'_>) -> T) -> Result<T, TrialError> {
     let mut kernel = Netlink::open()?;
     let host = kernel.host()?;
-    let program = match program {
-        true => Program::load(&host, &Policy::default(), None).map_err(NoProgram::from),
-        false => Err(NoProgram::Unwanted),
+    let (facts, program) = match program {
+        true => match facts_here(&host) {
+            Ok(facts) => (facts, Program::load(&host, &Policy::default(), None).map_err(NoProgram::from)),
+            Err(error) => (without_programs(), Err(error.into())),
+        },
+        false => (without_programs(), Err(NoProgram::Unwanted)),
     };
-    Ok(work(&mut Trial { kernel: &mut kernel, host, program, scratch: None }))
+    Ok(work(&mut Trial { kernel: &mut kernel, host, facts, program, scratch: None }))
+}
+
+/// What can be read without loading a program to list those of others.
+fn without_programs() -> Facts {
+    kernel::survey(kernel::ForeignPrograms::default())
 }
 
 /// Tries `work` with `policy` in a scratch namespace made like this host, and tells what of the host could not be copied.
@@ -73,12 +83,12 @@ pub fn in_scratch<T: Send>(
     let (answer, waiting) = scratch.run(|| {
         let mut kernel = Netlink::open()?;
         let (host, waiting) = install(&scratch, &mut kernel, policy, facts.as_ref().ok())?;
-        let program = match facts {
-            _ if policy.router.mode == Mode::Netlink => Err(NoProgram::ByMode),
-            Err(error) => Err(error.into()),
-            Ok(facts) => Program::load(&host, policy, Some(facts)).map_err(NoProgram::from),
+        let (facts, program) = match facts {
+            Err(error) => (Facts::default(), Err(error.into())),
+            Ok(facts) if policy.router.mode == Mode::Netlink => (facts, Err(NoProgram::ByMode)),
+            Ok(facts) => (facts.clone(), Program::load(&host, policy, Some(facts)).map_err(NoProgram::from)),
         };
-        let answer = work(&mut Trial { kernel: &mut kernel, host, program, scratch: Some(&scratch) });
+        let answer = work(&mut Trial { kernel: &mut kernel, host, facts, program, scratch: Some(&scratch) });
         Ok::<_, TrialError>((answer, waiting))
     })??;
     notes.extend(waiting);

@@ -2,6 +2,7 @@
 
 use super::control::Response;
 use super::engine::Engine;
+use crate::kernel::{ForeignPrograms, survey};
 use crate::proof::{FastSide, Live, Question, explain};
 
 impl Engine {
@@ -12,18 +13,25 @@ impl Engine {
             Err(error) => return Response::Failed { exit: 3, message: error.to_string() },
         };
         let mut live;
-        let side = match &mut self.fast {
+        let (facts, side) = match &mut self.fast {
             Some(fast) => {
+                let facts = survey(fast.foreign(host.links.keys().copied()));
                 live = Live { fast, counters: &self.generation.counters };
-                FastSide::Program(&mut live)
+                (facts, FastSide::Program(&mut live))
             }
-            None => FastSide::None(self.why_off.clone().unwrap_or_else(|| "mode netlink: no program is loaded".into())),
+            None => {
+                let why = self.why_off.clone().unwrap_or_else(|| "mode netlink: no program is loaded".into());
+                (survey(ForeignPrograms::default()), FastSide::None(why))
+            }
         };
-        match explain(question, &host, Some(&self.policy), &mut self.kernel, side) {
-            Ok(explanation) => match serde_json::to_value(explanation) {
-                Ok(document) => Response::Done(document),
-                Err(error) => Response::Failed { exit: 3, message: error.to_string() },
-            },
+        match explain(question, &host, &facts, Some(&self.policy), &mut self.kernel, side) {
+            Ok(mut explanation) => {
+                explanation.note_guard(&self.judgement, &host);
+                match serde_json::to_value(explanation) {
+                    Ok(document) => Response::Done(document),
+                    Err(error) => Response::Failed { exit: 3, message: error.to_string() },
+                }
+            }
             Err(error @ crate::proof::ExplainError::Question(_)) => {
                 Response::Failed { exit: 2, message: error.to_string() }
             }

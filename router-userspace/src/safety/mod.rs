@@ -4,6 +4,7 @@
 //! nothing between traffic control and routing can change what routing looks at, and with bits that nobody else reads; else
 //! `pass`. Doubt always means less. Pure: no kernel.
 
+mod between;
 mod bits;
 mod expressions;
 mod facts;
@@ -12,6 +13,7 @@ mod netfilter;
 #[cfg(test)]
 mod tests;
 
+pub use between::{Between, between};
 pub use bits::{CLASS_PRIORITY, as_class_rule, class_rule};
 pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint};
 

@@ -39,7 +39,7 @@ pub fn skipped_by_redirect(facts: &Facts, device: &str) -> Option<String> {
 }
 
 /// Whether a forwarded packet that came in by `device` can meet a base chain.
-fn meets(family: ChainFamily, base: &Base, device: &str) -> bool {
+pub(super) fn meets(family: ChainFamily, base: &Base, device: &str) -> bool {
     match family {
         // Bridges and ARP act on frames of their ports, before TC ingress of the bridge or after its egress.
         ChainFamily::Bridge | ChainFamily::Arp => false,
@@ -60,12 +60,17 @@ fn has_device(devices: &[String], device: &str) -> bool {
         })
 }
 
-fn hook_meets(hook: &Hook, device: &str) -> bool {
+pub(super) fn hook_meets(hook: &Hook, device: &str) -> bool {
     match hook.hook {
         _ if IDLE_HOOKS.contains(&hook.function.as_str()) => false,
         HookPoint::Ingress => hook.device.as_deref().is_none_or(|name| name == device),
         point => point.concerns_forwarding(),
     }
+}
+
+/// Whether a hook only tracks connections.
+pub(super) fn is_tracking(hook: &Hook) -> bool {
+    TRACKING_HOOKS.contains(&hook.function.as_str())
 }
 
 /// The first thing of netfilter that may change what routing looks at after TC ingress of `device`.
@@ -87,7 +92,7 @@ pub fn changes_before_routing(facts: &Facts, device: &str) -> Option<String> {
     let flowtable = || facts.flowtables.first().map(|table| format!("{} routes by itself", table.title()));
     let legacy = || facts.legacy_tables.first().map(|table| format!("what table {table} does cannot be seen"));
     let hook = || {
-        let foreign = |hook: &&Hook| hook.chain.is_none() && !TRACKING_HOOKS.contains(&hook.function.as_str());
+        let foreign = |hook: &&Hook| hook.chain.is_none() && !is_tracking(hook);
         let before = |hook: &&Hook| hook.hook.before_routing() && hook_meets(hook, device);
         let hook = facts.hooks.iter().flatten().filter(foreign).find(before)?;
         Some(format!("{} may change the packet before routing", hook.title()))
@@ -109,7 +114,7 @@ pub fn touches_marks(facts: &Facts) -> Option<String> {
 
 impl Hook {
     /// What messages call it.
-    fn title(&self) -> String {
+    pub(super) fn title(&self) -> String {
         let what = match &self.chain {
             Some((family, table, chain)) => format!("nftables chain {} {table}/{chain}", family.name()),
             None if self.flowtable => "a flowtable of nftables".to_owned(),

@@ -28,6 +28,40 @@ pub fn text(explanation: &Explanation, color: bool) -> Result<String, fmt::Error
             out += &trail(&check.trail, color);
         }
     }
+    out += &route_get(explanation, color)?;
+    out += &between(explanation, color)?;
+    Ok(out)
+}
+
+/// What ip(8) shows, where that is not the whole truth.
+fn route_get(explanation: &Explanation, color: bool) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    if explanation.ip_route_get.iter().all(|asked| asked.differs.is_none()) {
+        return Ok(out);
+    }
+    writeln!(out, "\nwhat `ip route get` shows:")?;
+    for asked in &explanation.ip_route_get {
+        writeln!(out, "  {}", asked.command)?;
+        match &asked.differs {
+            None => writeln!(out, "      {}", asked.shows)?,
+            Some(why) if color => writeln!(out, "      {}, {}: {why}", asked.shows, "but".yellow())?,
+            Some(why) => writeln!(out, "      {}, but: {why}", asked.shows)?,
+        }
+    }
+    Ok(out)
+}
+
+/// What else the packet meets.
+fn between(explanation: &Explanation, color: bool) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    if explanation.between.is_empty() {
+        return Ok(out);
+    }
+    writeln!(out, "\nwhat else the packet meets:")?;
+    for met in &explanation.between {
+        let effect = if color && met.rewrites { met.effect.yellow().to_string() } else { met.effect.clone() };
+        writeln!(out, "  {}: {effect}", met.what)?;
+    }
     Ok(out)
 }
 
@@ -203,6 +237,7 @@ fn answer(step: &StepView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proof::{BetweenView, RouteGet};
 
     fn rule_view(priority: u32, text: &str) -> RuleView {
         RuleView {
@@ -267,6 +302,16 @@ mod tests {
                 },
             ],
             source_check: None,
+            ip_route_get: vec![RouteGet {
+                command: "ip route get 111.11.1.1".into(),
+                shows: "eth0 table 254".into(),
+                differs: Some("it answers for a packet made on this host".into()),
+            }],
+            between: vec![BetweenView {
+                what: "nftables chain inet t/c (hook prerouting)".into(),
+                effect: "may rewrite the packet before routing (meta mark set)".into(),
+                rewrites: true,
+            }],
             notes: vec!["a note".into()],
         };
         let text = text(&explanation, false).expect("text");
@@ -275,6 +320,8 @@ mod tests {
             "tried in a scratch namespace made like this host; this host is unchanged",
             "✗ they differ",
             "  note: a note",
+            "      eth0 table 254, but: it answers for a packet made on this host",
+            "  nftables chain inet t/c (hook prerouting): may rewrite the packet before routing (meta mark set)",
             "  ·   900  from all fwmark 0x1 lookup 5 [p.toml:3]  no: fwmark",
             "  ●  1000  from all iif eth1 lookup 111 [p.toml:3]  default via 10.0.0.1 dev eth1 table 111",
         ] {

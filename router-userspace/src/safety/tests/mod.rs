@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod between;
 mod interfaces;
 mod marks;
 mod redirects;
