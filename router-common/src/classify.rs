@@ -119,6 +119,8 @@ pub struct Walk {
     table: u32,
     /// Its mark class.
     class: u32,
+    /// Not 0 where what it decides is the stack's.
+    fallback: u32,
     /// The mark statement that has matched: its other alternatives do not count. `u32::MAX` for none yet.
     statement: u32,
 }
@@ -140,6 +142,7 @@ impl Walk {
             rule: NO_RULE,
             table: 0,
             class: 0,
+            fallback: 0,
             statement: u32::MAX,
         }
     }
@@ -242,6 +245,7 @@ pub fn rule_step(lists: &impl Lists, walk: &mut Walk) -> bool {
     }
     walk.rule = rule.counter;
     walk.class = rule.mark_class;
+    walk.fallback = rule.flags & RULE_FALLBACK;
     match rule.action {
         ACT_TABLE => table_step(lists, walk, rule),
         ACT_BLACKHOLE => walk.refuse(Verdict::Blackhole),
@@ -286,6 +290,7 @@ fn nothing_decided(walk: &mut Walk) -> bool {
     walk.rule = NO_RULE;
     walk.table = 0;
     walk.class = 0;
+    walk.fallback = 0;
     true
 }
 
@@ -329,6 +334,9 @@ pub fn decide(tables: &impl Tables, config: &Config, ingress: &LinkEntry, walk: 
     outcome.decision.mark = walk.packet.mark;
     outcome.decision.rule = walk.rule;
     outcome.decision.table = walk.table;
+    if walk.fallback != 0 {
+        return outcome.leave(PassReason::ShadowDisagreed);
+    }
     match walk.end {
         end::ROUTE => {
             outcome.decision.verdict = Verdict::Forward as u8;

@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Raised whenever a map's layout or meaning changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// An address of either family: IPv4 in the first word, the others 0. The family stands beside it wherever it is used.
 pub type AddrWords = [u32; 4];
@@ -29,6 +29,10 @@ pub struct Config {
     pub marks_in_use: u32,
     /// 1: `net.ipv4.ip_forward_update_priority` is off, a forwarded packet keeps its priority.
     pub keep_priority: u32,
+    /// Of the packets that the attached program decides itself, those are sampled whose random number is at most this; 0: none.
+    pub sample: u32,
+    /// Which state of the maps decides; carried by every sample.
+    pub generation: u32,
 }
 
 /// Key of `LINKS`: an interface index. What is known of an interface, as ingress and as egress.
@@ -135,6 +139,8 @@ pub const RULE_DPORT: u32 = 1 << 6;
 pub const RULE_DSFIELD: u32 = 1 << 7;
 /// It looks at something unseen here: a packet that all other selectors leave open is the stack's.
 pub const RULE_UNSEEN: u32 = 1 << 8;
+/// It has decided otherwise than the kernel: what it decides is the stack's.
+pub const RULE_FALLBACK: u32 = 1 << 31;
 
 /// Look the destination up in `target`.
 pub const ACT_TABLE: u32 = 1;
@@ -329,6 +335,39 @@ pub struct Decision {
     pub via: AddrWords,
 }
 
+/// A record of `SAMPLES`: a packet that the attached program has decided itself, as it came in, and the decision.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Sample {
+    /// `Config::generation` by which it was decided.
+    pub generation: u32,
+    /// 4 or 6.
+    pub family: u32,
+    /// Ingress interface index.
+    pub iif: u32,
+    /// fwmark as received; `Decision::mark` has the one afterwards.
+    pub mark: u32,
+    /// Source address.
+    pub src: AddrWords,
+    /// Destination address.
+    pub dst: AddrWords,
+    /// Source port as rules see it, host byte order.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+    /// IP protocol, or next header.
+    pub ipproto: u8,
+    /// TOS octet, or traffic class.
+    pub dsfield: u8,
+    /// Padding.
+    pub pad: [u8; 2],
+    /// What was decided.
+    pub decision: Decision,
+}
+
+/// Bytes of `SAMPLES`, a ring buffer: a power of two and a multiple of every page size. Room for two thousand records.
+pub const SAMPLES_BYTES: u32 = 1 << 18;
+
 /// `Decision::rule` where no rule decided.
 pub const NO_RULE: u32 = u32::MAX;
 
@@ -351,7 +390,8 @@ mod user {
         MarkEntry,
         Counter,
         PassCounter,
-        Decision
+        Decision,
+        Sample
     );
 }
 
@@ -362,7 +402,7 @@ mod tests {
 
     #[test]
     fn sizes_are_the_abi() {
-        assert_eq!(size_of::<Config>(), 28);
+        assert_eq!(size_of::<Config>(), 36);
         assert_eq!(size_of::<LinkEntry>(), 36);
         assert_eq!(size_of::<RuleEntry>(), 108);
         assert_eq!(size_of::<RouteKey4>(), 8);
@@ -374,5 +414,6 @@ mod tests {
         assert_eq!(size_of::<Counter>(), 64);
         assert_eq!(size_of::<PassCounter>(), 16);
         assert_eq!(size_of::<Decision>(), 36);
+        assert_eq!(size_of::<Sample>(), 92);
     }
 }

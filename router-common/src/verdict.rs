@@ -168,6 +168,8 @@ reasons! {
     MarkInUse = 25, "mark-in-use";
     #[doc = " The packet could not be rewritten."]
     Rewrite = 26, "rewrite";
+    #[doc = " The rule that decides has decided otherwise than the kernel; `status` says of which packet (run --shadow)."]
+    ShadowDisagreed = 27, "shadow-disagreed";
 }
 
 impl PassReason {

@@ -47,6 +47,22 @@ fn towards_a_device_without_ethernet_no_neighbour_is_needed() {
 }
 
 #[test]
+fn what_a_rule_in_fallback_decides_is_the_stacks_and_nothing_else() {
+    let fallback = |rule: RuleEntry| RuleEntry { flags: rule.flags | RULE_FALLBACK, ..rule };
+    let alone = |rule| world().rules(&[rule]).told(packet4());
+    assert_eq!(alone(fallback(rule(ACT_TABLE, 111))), Told::Pass(PassReason::ShadowDisagreed));
+    assert_eq!(alone(rule(ACT_BLACKHOLE, 0)), Told::Drop);
+    assert_eq!(alone(fallback(rule(ACT_BLACKHOLE, 0))), Told::Pass(PassReason::ShadowDisagreed));
+    // It looked, found nothing, and the next one decides.
+    let empty = fallback(rule(ACT_TABLE, 5));
+    let next = world().rules(&[empty, rule(ACT_TABLE, 111)]);
+    assert_eq!(next.told(packet4()), Told::Redirect { oif: WAN, table: 111 });
+    // Its selectors leave the packet out.
+    let other = RuleEntry { flags: RULE_FALLBACK | RULE_FROM, from: v4([9; 4]), from_mask: v4([255; 4]), ..empty };
+    assert_eq!(world().rules(&[other, rule(ACT_TABLE, 111)]).told(packet4()), Told::Redirect { oif: WAN, table: 111 });
+}
+
+#[test]
 fn interfaces_and_addresses_before_rules() {
     let reason = |change: fn(&mut World)| {
         let mut world = world();

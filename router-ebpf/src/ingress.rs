@@ -20,6 +20,12 @@ pub struct State {
     pub ethernet: u32,
     /// 1: `ip_forward` would leave the priority alone.
     pub keep_priority: u32,
+    /// fwmark as received.
+    pub mark: u32,
+    /// `Config::sample`; 0 while nothing is decided.
+    pub sample: u32,
+    /// `Config::generation`.
+    pub generation: u32,
     /// 1: in use.
     busy: u32,
 }
@@ -38,7 +44,9 @@ impl State {
         state.busy = 1;
         state.walk = Walk::new();
         state.walk.packet.len = skb.len();
-        state.outcome = Outcome::pass(PassReason::Resync, skb.mark());
+        state.mark = skb.mark();
+        state.outcome = Outcome::pass(PassReason::Resync, state.mark);
+        state.sample = 0;
         Some(state)
     }
 
@@ -82,6 +90,8 @@ fn try_decide<const PROBE: bool>(skb: &Skb, state: &mut State) -> Result<(), Pas
     state.ethernet = u32::from(PROBE || ingress.flags & LINK_ETHERNET != 0);
     parse(&skb.packet(state.base()), &mut state.walk.packet)?;
     state.keep_priority = config.keep_priority;
+    state.sample = config.sample;
+    state.generation = config.generation;
     classify::decide(&Maps { skb }, config, ingress, &mut state.walk, &mut state.outcome);
     Ok(())
 }

@@ -10,6 +10,8 @@ mod ingress;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod sample;
+#[cfg(target_arch = "bpf")]
 mod skb;
 
 #[cfg(target_arch = "bpf")]
@@ -18,6 +20,7 @@ mod bpf {
     use crate::count::count;
     use crate::ingress::{State, decide};
     use crate::maps::DECISION;
+    use crate::sample::sample;
     use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 
     /// Attached at TC ingress. The name is the one that `tc filter` shows, by which a filter left by a killed run is found.
@@ -28,6 +31,7 @@ mod bpf {
         decide::<false>(&skb, state);
         let status = act(&ctx, &skb, state);
         count(&state.outcome.decision, state.walk.packet.len);
+        sample(state);
         state.give_back();
         status
     }

@@ -7,7 +7,7 @@ use crate::skb::Skb;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key};
 use core::ffi::c_void;
 use core::ptr;
 use router_common::classify::{Lists, Tables, Walk, mark_step, rule_step};
@@ -45,6 +45,12 @@ pub static PASS_COUNTERS: PerCpuArray<PassCounter> = PerCpuArray::with_max_entri
 pub static STATES: PerCpuArray<State> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 pub static DECISION: Array<Decision> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_BYTES, 0);
+/// Samples for which `SAMPLES` had no room.
+#[map]
+pub static SAMPLES_DROPPED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The maps that the loops look at.
 pub struct MapLists;

@@ -1,5 +1,6 @@
 //! The arguments of every command (contract: command line).
 
+use crate::router::Rate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -111,6 +112,9 @@ pub struct RunArgs {
     /// Leave the mirror installed at the end.
     #[arg(long)]
     pub keep: bool,
+    /// Check this share of the fast path's decisions against the kernel while it runs: 1/N or N%.
+    #[arg(long, value_name = "RATE")]
+    pub shadow: Option<Rate>,
 }
 
 /// `wayfork check`.

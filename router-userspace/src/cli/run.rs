@@ -1,10 +1,11 @@
 //! `wayfork run` and `wayfork reload`.
 
 use super::args::{FileArg, ModeArg, RunArgs};
-use super::{Exit, Failure, Global, Outcome, output, policy_file};
+use super::{Exit, Failure, Global, Outcome, output, policy_file, render};
 use crate::policy::Mode;
+use crate::proof::Explanation;
 use crate::router::control::{self, Request, Response};
-use crate::router::{Options, RouterError};
+use crate::router::{Options, RouterError, ShadowOptions};
 use std::io::Write;
 use std::path::Path;
 
@@ -21,13 +22,20 @@ pub fn run(args: &RunArgs) -> Outcome {
         ModeArg::Ebpf => Mode::Ebpf,
         ModeArg::Netlink => Mode::Netlink,
     });
-    let options = Options { file, policy, mode, keep: args.keep };
+    let shadow = args.shadow.clone().map(|rate| ShadowOptions { rate, tell: told });
+    let options = Options { file, policy, mode, keep: args.keep, shadow };
     crate::router::run(options, || {
         // Scripts wait for this line, whatever the log level is. Standard error may be closed; routing goes on all the same.
         drop(writeln!(std::io::stderr(), "wayfork: ready"));
     })
     .map_err(failure)?;
     Ok(Exit::Done)
+}
+
+/// An explanation as the log has it.
+fn told(explanation: &Explanation) -> String {
+    // Writing to a String does not fail.
+    render::explain::text(explanation, false).unwrap_or_default()
 }
 
 /// Gives the running router a new policy.

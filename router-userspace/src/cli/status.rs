@@ -3,7 +3,7 @@
 use super::{Exit, Global, Outcome, output, render};
 use crate::cli::Failure;
 use crate::router::control::{self, Request, Response};
-use crate::router::status::Status;
+use crate::router::status::{Shadow, Status};
 use comfy_table::{Cell, CellAlignment};
 use owo_colors::OwoColorize;
 use std::fmt::Write;
@@ -42,6 +42,9 @@ fn text(status: &Status, color: bool) -> Result<String, std::fmt::Error> {
     if let Some(why) = &status.why_off {
         writeln!(out, "  {why}")?;
     }
+    if let Some(shadow) = &status.shadow {
+        out += &shadow_text(shadow)?;
+    }
     for waiting in &status.waiting {
         writeln!(out, "  waiting: {waiting}")?;
     }
@@ -76,6 +79,17 @@ fn text(status: &Status, color: bool) -> Result<String, std::fmt::Error> {
             let sentence = router_common::verdict::PassReason::ALL.iter().find(|known| known.name() == reason);
             writeln!(out, "  {packets:>12}  {reason:<20} {}", sentence.map_or("", |known| known.sentence()))?;
         }
+    }
+    Ok(out)
+}
+
+fn shadow_text(shadow: &Shadow) -> Result<String, std::fmt::Error> {
+    let Shadow { rate, sampled, checked, agreed, disagreed, outdated, dropped, unasked, fallback } = shadow;
+    let mut out = String::new();
+    writeln!(out, "  shadow {rate}: {sampled} sampled, {checked} checked: {agreed} agreed, {disagreed} disagreed")?;
+    writeln!(out, "    ({outdated} outdated, {dropped} dropped; {unasked} checked against the reference alone)")?;
+    for rule in fallback {
+        writeln!(out, "    left to the stack: what rule {} decides: {}", rule.rule_id, rule.why)?;
     }
     Ok(out)
 }

@@ -16,7 +16,7 @@ use router_common::layout::{
     AddrFlags, LinkEntry, MAX_MARKS, MAX_MARKS_IN_USE, MAX_RULES, MarkEntry, NeighbourEntry, NeighbourKey, RULE_DPORT,
     RULE_IPPROTO, RULE_SPORT, RouteEntry, RouteKey4, RouteKey6, RuleEntry,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One whole state of the maps. Comparing two of these tells what to write.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,6 +62,8 @@ pub struct Input {
     pub mark_classes: BTreeMap<u32, u32>,
     /// Whole marks that other programs look for.
     pub marks_in_use: Vec<u32>,
+    /// Ids of rules whose decisions are left to the stack.
+    pub fallback: BTreeSet<String>,
 }
 
 /// What does not fit the fast path; the stack carries the traffic then.
@@ -94,8 +96,8 @@ pub fn compile(host: &Host, input: &Input, slots: &mut CounterSlots) -> Result<G
         return Err(TooLarge::Marks(generation.marks.len()));
     }
     let [tables4, tables6] = routes::compile(host, &mut generation);
-    let context4 = rules::RuleContext::new(host, Family::Ipv4, &tables4, &input.mark_classes, slots);
-    let context6 = rules::RuleContext::new(host, Family::Ipv6, &tables6, &input.mark_classes, slots);
+    let context4 = rules::RuleContext::new(host, Family::Ipv4, &tables4, input, slots);
+    let context6 = rules::RuleContext::new(host, Family::Ipv6, &tables6, input, slots);
     let mut lists = rules::RuleLists::default();
     for link in host.links.values() {
         let mut entry = links::entry(host, link);

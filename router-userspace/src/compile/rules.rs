@@ -1,11 +1,11 @@
 //! Rule lists, one per ingress interface: what is known of the interface beforehand is decided here, once.
 
 use super::slots::CounterSlots;
-use super::words;
+use super::{Input, words};
 use crate::model::{Family, Host, Link, Rule, RuleAction};
 use router_common::layout::{
     ACT_BLACKHOLE, ACT_GOTO, ACT_NOP, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, RULE_DPORT, RULE_DSFIELD,
-    RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_SPORT, RULE_TO, RULE_UNSEEN, RuleEntry,
+    RULE_FALLBACK, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_SPORT, RULE_TO, RULE_UNSEEN, RuleEntry,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -32,8 +32,8 @@ impl RuleLists {
 pub(super) struct RuleContext<'a> {
     pub host: &'a Host,
     pub rules: Vec<&'a Rule>,
-    /// The counter of each rule.
-    pub counters: Vec<u32>,
+    /// The counter of each rule, and whether the stack is to carry out what it decides.
+    pub counters: Vec<(u32, bool)>,
     /// Tables that hold a route the program looks up. A rule to any other table never gives one.
     pub tables: &'a BTreeSet<u32>,
     /// Table to mark class.
@@ -46,13 +46,19 @@ impl<'a> RuleContext<'a> {
         host: &'a Host,
         family: Family,
         tables: &'a BTreeSet<u32>,
-        classes: &'a BTreeMap<u32, u32>,
+        input: &'a Input,
         slots: &mut CounterSlots,
     ) -> Self {
         let rules: Vec<&Rule> = host.rules_of(family).collect();
         let owned: Vec<Rule> = rules.iter().map(|rule| (*rule).clone()).collect();
-        let counters = crate::model::rule_ids(&owned).into_iter().map(|id| slots.slot(id)).collect();
-        RuleContext { host, rules, counters, tables, classes }
+        let counters = crate::model::rule_ids(&owned)
+            .into_iter()
+            .map(|id| {
+                let fallback = input.fallback.contains(&id);
+                (slots.slot(id), fallback)
+            })
+            .collect();
+        RuleContext { host, rules, counters, tables, classes: &input.mark_classes }
     }
 
     /// The list that a packet from `link` meets.
@@ -91,7 +97,11 @@ impl<'a> RuleContext<'a> {
                 entry.action = ACT_UNSEEN;
             }
             entry.suppress_prefixlength = rule.suppress_prefixlength.map_or(-1, |len| len.min(i32::MAX as u32) as i32);
-            entry.counter = self.counters[index];
+            let (counter, fallback) = self.counters[index];
+            entry.counter = counter;
+            if fallback {
+                entry.flags |= RULE_FALLBACK;
+            }
             list.push(entry);
         }
         for (at, target) in gotos {

@@ -1,7 +1,8 @@
 use super::*;
 use crate::model::{Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
 use router_common::layout::{
-    ACT_GOTO, ACT_TABLE, ADDR_ONLINK, ADDR_SPECIAL, MAY_REDIRECT, ROUTE_UNICAST, ROUTE_UNSEEN, RULE_MARK, RULE_NOT,
+    ACT_GOTO, ACT_TABLE, ADDR_ONLINK, ADDR_SPECIAL, MAY_REDIRECT, ROUTE_UNICAST, ROUTE_UNSEEN, RULE_FALLBACK,
+    RULE_MARK, RULE_NOT,
 };
 use router_common::verdict::PassReason;
 
@@ -225,4 +226,18 @@ fn a_route_without_a_gateway_is_on_the_link_whatever_its_scope() {
     let global = Route { scope: 0, ..route(254, "10.9.0.0/24", None, 1) };
     let generation = run(&host(vec![], vec![global]));
     assert_eq!(generation.addrs4[&(24, [10, 9, 0, 0])], ADDR_ONLINK);
+}
+
+#[test]
+fn a_rule_in_fallback_is_told_in_every_list() {
+    let rules = vec![Rule::lookup(Family::Ipv4, 100, 111), Rule::lookup(Family::Ipv4, 200, 254)];
+    let ids = crate::model::rule_ids(&rules);
+    let host = host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 1), route(254, "0.0.0.0/0", None, 2)]);
+    let may = [(1, MAY_REDIRECT), (2, MAY_REDIRECT)].into();
+    let input = Input { may, fallback: [ids[1].clone()].into(), ..Input::default() };
+    let generation = compile(&host, &input, &mut CounterSlots::default()).expect("fits");
+    for ifindex in [1, 2] {
+        let flags: Vec<_> = list(&generation, ifindex).iter().map(|rule| rule.flags & RULE_FALLBACK != 0).collect();
+        assert_eq!(flags, [false, true]);
+    }
 }

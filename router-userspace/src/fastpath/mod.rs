@@ -13,6 +13,7 @@ mod frame;
 mod load;
 mod object;
 mod probe;
+mod samples;
 mod tables;
 
 pub use attach::{Attached, ForeignProgram};
@@ -22,6 +23,7 @@ pub use frame::ethernet_frame;
 pub use load::{Capacity, FastPath};
 pub use object::EBPF_OBJECT;
 pub use probe::Context;
+pub use samples::Samples;
 
 use crate::compile::Generation;
 use router_common::layout::{Counter, NeighbourEntry, NeighbourKey, PassCounter};

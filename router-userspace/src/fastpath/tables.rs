@@ -30,6 +30,8 @@ pub(super) struct Tables {
     installed: Generation,
     /// What `CONFIG` holds.
     current: Config,
+    /// What the next one gets as `sample` and `generation`.
+    sampling: (u32, u32),
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T> {
@@ -57,6 +59,7 @@ impl Tables {
             decision: take(ebpf, "DECISION")?,
             installed: Generation::default(),
             current: bytemuck::Zeroable::zeroed(),
+            sampling: (0, 0),
         };
         tables.set_config(Config { abi: ABI_VERSION, ..tables.current })?;
         Ok(tables)
@@ -64,6 +67,10 @@ impl Tables {
 
     pub fn is_active(&self) -> bool {
         self.current.active != 0
+    }
+
+    pub fn sample(&mut self, threshold: u32, generation: u32) {
+        self.sampling = (threshold, generation);
     }
 
     fn set_config(&mut self, config: Config) -> Result<()> {
@@ -107,6 +114,8 @@ impl Tables {
             mark_bits: wanted.mark_bits,
             marks_in_use: length(wanted.marks_in_use.len())?,
             keep_priority: u32::from(wanted.keep_priority),
+            sample: self.sampling.0,
+            generation: self.sampling.1,
         };
         // Inactive first: a program that runs meanwhile must not read the new switch with the old rest.
         self.set_config(config)?;

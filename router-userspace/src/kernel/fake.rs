@@ -115,7 +115,8 @@ impl FakeKernel {
         self.history.as_deref().unwrap_or_default()
     }
 
-    /// The answer to a route look-up; other questions are refused with EOPNOTSUPP.
+    /// The answer to a route look-up; other questions are refused with EOPNOTSUPP. Several answers to one question are given
+    /// in turn, the last one for good.
     pub fn answer(&mut self, query: RouteQuery, answer: RouteAnswer) {
         self.answers.push((query, answer));
     }
@@ -369,8 +370,13 @@ impl Kernel for FakeKernel {
     }
 
     fn route_get(&mut self, query: &RouteQuery) -> Result<RouteAnswer> {
-        let known = self.answers.iter().find(|(asked, _)| asked == query);
-        known.map(|(_, answer)| answer.clone()).ok_or_else(|| refused("look a route up", libc::EOPNOTSUPP))
+        let mut known = (0..self.answers.len()).filter(|at| self.answers[*at].0 == *query);
+        let (first, another) = (known.next(), known.next().is_some());
+        match first {
+            Some(at) if another => Ok(self.answers.remove(at).1),
+            Some(at) => Ok(self.answers[at].1.clone()),
+            None => Err(refused("look a route up", libc::EOPNOTSUPP)),
+        }
     }
 
     fn use_neighbour(&mut self, index: u32, addr: IpAddr) -> Result<()> {

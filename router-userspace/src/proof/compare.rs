@@ -209,7 +209,7 @@ fn counterexample(
 }
 
 /// Whether two snapshots route alike. Neighbours come and go by themselves and decide no verdict.
-fn same_routing(one: &Host, other: &Host) -> bool {
+pub fn same_routing(one: &Host, other: &Host) -> bool {
     one.rules == other.rules
         && one.routes == other.routes
         && one.links == other.links

@@ -24,7 +24,7 @@ pub(crate) mod testing;
 mod text;
 mod trial;
 
-pub use compare::{CompareError, Report, Subject, compare, generated, ingress};
+pub use compare::{CompareError, Report, Subject, compare, generated, ingress, same_routing};
 pub use counterexample::{Counterexample, Side};
 pub use decide::{Decider, DeciderError, Fast, Measure, Refresh, agree, ask, askable};
 pub use explain::{

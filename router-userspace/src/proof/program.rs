@@ -73,6 +73,7 @@ impl Program {
             mark_bits: self.judgement.mark_bits.unwrap_or(0),
             mark_classes: self.judgement.mark_classes.clone(),
             marks_in_use: self.judgement.marks_in_use.clone(),
+            ..Input::default()
         };
         self.generation = compile(host, &input, &mut self.slots)?;
         if !self.fast.fits(&self.generation) {

@@ -1,6 +1,7 @@
 //! What is installed, and how it is kept true: one reading of the kernel, one judgement, one mirror, one generation.
 
 use super::counters::Counters;
+use super::shadow::{Finding, Shadow};
 use super::{Options, RouterError};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// How long the program may decide after the loader was last seen alive. A dead loader's decisions end within 2 seconds.
 const LEASE: Duration = Duration::from_millis(1500);
@@ -54,6 +56,7 @@ pub(super) struct Engine {
     ending: Arc<AtomicBool>,
     /// The last pass was out of date before it was done: there has to be another.
     outdated: bool,
+    pub(super) shadow: Option<Shadow>,
 }
 
 impl Engine {
@@ -83,6 +86,7 @@ impl Engine {
             behind: false,
             monitor,
             outdated: false,
+            shadow: options.shadow.as_ref().map(Shadow::start).transpose()?,
             ending: Arc::default(),
         })
     }
@@ -90,6 +94,21 @@ impl Engine {
     /// The descriptor that is readable while the kernel has announced something: see [`Engine::follow`].
     pub fn announcements(&self) -> std::io::Result<OwnedFd> {
         self.monitor.as_fd().try_clone_to_owned()
+    }
+
+    /// What the shadow mode finds, where it is on: to be handed to [`Engine::found`].
+    pub fn findings(&mut self) -> Option<UnboundedReceiver<Finding>> {
+        self.shadow.as_mut().and_then(Shadow::findings)
+    }
+
+    /// A rule has decided otherwise than the kernel. In mode `auto` it does so no more.
+    pub fn found(&mut self, finding: Finding) {
+        if self.mode(&self.policy) == Mode::Auto
+            && let Some(shadow) = &mut self.shadow
+            && shadow.fall_back(finding, &self.host.rules)
+        {
+            self.resync();
+        }
     }
 
     /// Set it to break off a change that takes long.
@@ -237,6 +256,9 @@ impl Engine {
     /// Every packet is the stack's from here on, until the next generation.
     fn suspend(&mut self) {
         self.active = false;
+        if let Some(shadow) = &self.shadow {
+            shadow.suspend();
+        }
         if let Some(fast) = &mut self.fast
             && let Err(error) = fast.suspend()
         {
@@ -265,6 +287,7 @@ impl Engine {
 
     /// The new policy, whole or not at all.
     pub fn reload(&mut self, policy: Policy, file: Option<PathBuf>) -> Result<(), RouterError> {
+        let fallen = self.shadow.as_mut().map(Shadow::forgive);
         match self.settle(&policy) {
             Ok(()) => {
                 self.behind = self.outdated;
@@ -275,6 +298,9 @@ impl Engine {
                 Ok(())
             }
             Err(error) => {
+                if let (Some(shadow), Some(fallen)) = (&mut self.shadow, fallen) {
+                    shadow.restore(fallen);
+                }
                 self.resync();
                 Err(error)
             }
@@ -374,6 +400,7 @@ impl Engine {
             mark_bits: self.judgement.mark_bits.unwrap_or(0),
             mark_classes: self.judgement.mark_classes.clone(),
             marks_in_use: self.judgement.marks_in_use.clone(),
+            fallback: self.shadow.as_mut().map(|shadow| shadow.fallen(&self.host.rules)).unwrap_or_default(),
         };
         let generation = match compile::compile(&self.host, &input, &mut self.slots) {
             Ok(generation) => generation,
@@ -408,6 +435,9 @@ impl Engine {
         }
         // Without a lease nothing is decided yet by what is written here: it may be out of date when it is complete.
         fast.renew_lease(Duration::ZERO)?;
+        if let Some(shadow) = &mut self.shadow {
+            shadow.begin(fast, &self.host, policy, &generation.counters)?;
+        }
         fast.apply(&generation)?;
         self.generation = generation;
         self.updates += 1;

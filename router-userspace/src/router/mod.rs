@@ -7,9 +7,11 @@ mod live;
 mod report;
 mod run_loop;
 mod server;
+mod shadow;
 pub mod status;
 
 pub use run_loop::run;
+pub use shadow::{BadRate, Rate, ShadowOptions};
 
 use crate::policy::{Mode, Policy};
 use std::io;
@@ -26,6 +28,8 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// Leave the mirror installed at the end.
     pub keep: bool,
+    /// Hold the decisions about sampled packets against the kernel.
+    pub shadow: Option<ShadowOptions>,
 }
 
 /// Why the router did not start, stop or reload.

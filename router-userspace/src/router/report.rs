@@ -42,6 +42,7 @@ impl Engine {
             rules: rules(&self.host, &self.policy.origins(), &counted),
             pass_reasons: passed.map(|(reason, counter)| (reason.name().to_owned(), counter.packets)).collect(),
             waiting: self.waiting.iter().map(ToString::to_string).collect(),
+            shadow: self.shadow.as_ref().map(super::shadow::Shadow::status),
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 /// How often the lease is renewed and what nobody announces is read again (settings, legacy tables, stale neighbours).
 const TICK: Duration = Duration::from_millis(500);
@@ -38,6 +38,7 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
     let announcements = unsafe { AsyncFd::register_with_interest(announcements, tokio::io::Interest::READABLE) }
         .map_err(|error| RouterError::Start(error.into()))?;
     // The loop does not look at its signals while a long change is made.
+    let mut findings = engine.findings();
     let ending = engine.ending();
     for signal in [nix::libc::SIGINT, nix::libc::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ending)).map_err(RouterError::Start)?;
@@ -69,6 +70,7 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
                     tracing::error!("reload: {message}; the old policy stays");
                 }
             }
+            Some(finding) = next(&mut findings) => engine.found(finding),
             Some((request, answer)) = calls.recv() => {
                 let response = handle(&mut engine, request);
                 if answer.send(response).is_err() {
@@ -78,6 +80,14 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
         }
     }
     engine.stop(keep)
+}
+
+/// The next one; never, where there is no shadow mode.
+async fn next<T>(findings: &mut Option<UnboundedReceiver<T>>) -> Option<T> {
+    match findings {
+        Some(findings) => findings.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn handle(engine: &mut Engine, request: Request) -> Response {

@@ -30,6 +30,40 @@ pub struct Status {
     pub pass_reasons: BTreeMap<String, u64>,
     /// What waits for an interface or a gateway.
     pub waiting: Vec<String>,
+    /// The shadow mode; null where it is off.
+    pub shadow: Option<Shadow>,
+}
+
+/// What `run --shadow` has found. `sampled` is the sum of `checked`, `outdated`, `dropped` and what still waits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Shadow {
+    /// As it was given: `1/1000`, `0.1%`.
+    pub rate: String,
+    /// Samples taken, of packets that the fast path decided itself.
+    pub sampled: u64,
+    /// Decisions held against the kernel.
+    pub checked: u64,
+    /// Of these the ones about which both agree.
+    pub agreed: u64,
+    /// The others.
+    pub disagreed: u64,
+    /// Samples left out because something changed between the decision and the answer.
+    pub outdated: u64,
+    /// Samples lost because they came faster than they could be checked.
+    pub dropped: u64,
+    /// Of the checked ones those that the kernel cannot be asked about; they were held against the reference.
+    pub unasked: u64,
+    /// Rules whose decisions are left to the stack because one of them was wrong.
+    pub fallback: Vec<Fallback>,
+}
+
+/// A rule that has fallen back to the stack.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fallback {
+    /// The rule.
+    pub rule_id: String,
+    /// What was wrong.
+    pub why: String,
 }
 
 /// One interface.

@@ -1,0 +1,42 @@
+//! Samples for `run --shadow`: what was decided about one packet in many, told to the loader.
+
+use crate::ingress::State;
+use crate::maps::{SAMPLES, SAMPLES_DROPPED};
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use router_common::layout::Sample;
+use router_common::verdict::Action;
+
+/// Tells of the packet, where its turn has come. What was left to the stack claims nothing and is never told.
+#[inline(always)]
+pub fn sample(state: &State) {
+    if state.sample == 0 || state.outcome.decision.action == Action::Pass as u8 {
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    if unsafe { bpf_get_prandom_u32() } > state.sample {
+        return;
+    }
+    let packet = &state.walk.packet;
+    let Some(mut record) = SAMPLES.reserve::<Sample>(0) else {
+        if let Some(dropped) = SAMPLES_DROPPED.get_ptr_mut(0) {
+            // SAFETY: an entry of this CPU's own.
+            unsafe { *dropped += 1 };
+        }
+        return;
+    };
+    record.write(Sample {
+        generation: state.generation,
+        family: packet.family,
+        iif: packet.iif,
+        mark: state.mark,
+        src: packet.src,
+        dst: packet.dst,
+        sport: packet.sport,
+        dport: packet.dport,
+        ipproto: packet.ipproto,
+        dsfield: packet.dsfield,
+        pad: [0; 2],
+        decision: state.outcome.decision,
+    });
+    record.submit(0);
+}
