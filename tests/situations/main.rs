@@ -12,6 +12,7 @@ mod no_file;
 mod other_tc;
 mod reload;
 mod run;
+mod shadow;
 mod the_bed;
 mod tun;
 

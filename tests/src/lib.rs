@@ -3,7 +3,9 @@
 //! The tests themselves are in `situations/`, one file per situation. Each builds its own network, so they run side by side.
 
 mod bed;
+mod bpf;
 pub mod frames;
+pub mod maps;
 pub mod nft;
 pub mod tc;
 

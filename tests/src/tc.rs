@@ -1,8 +1,9 @@
 //! A TC program of somebody else: two instructions, attached by TCX.
 
+use crate::bpf;
 use anyhow::{Context, Result};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use wayfork::lab::topology::Lab;
 
 /// TC_ACT_SHOT: drop.
@@ -55,7 +56,7 @@ pub fn attach(lab: &Lab, host: &str, dev: &str, verdict: i32) -> Result<Option<O
             relative_fd: 0,
             expected_revision: 0,
         };
-        bpf(BPF_LINK_CREATE, &link)
+        bpf::open(BPF_LINK_CREATE, &link)
     })?;
     match link {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
@@ -83,16 +84,5 @@ fn load(verdict: i32) -> io::Result<OwnedFd> {
         prog_flags: 0,
         prog_name,
     };
-    bpf(BPF_PROG_LOAD, &attr)
-}
-
-fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: `attr` is the beginning of `union bpf_attr` for the command, its length is given, and what it points to lives
-    // until the call returns.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    bpf::open(BPF_PROG_LOAD, &attr)
 }

@@ -8,5 +8,6 @@ mod support;
 
 mod load;
 mod probe;
+mod samples;
 mod stream;
 mod traffic;

@@ -1,0 +1,233 @@
+//! `run --shadow`: what is right agrees, whatever changes meanwhile, and what is wrong is found, told and taken off the fast path.
+
+use crate::bed;
+use anyhow::{Context, Result, ensure};
+use router_common::layout::{RouteEntry, RouteKey4, RouteKey6};
+use serde_json::Value;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+use wayfork::compile::words;
+use wayfork::kernel::{Kernel, Netlink};
+use wayfork::lab::process::Daemon;
+use wayfork::lab::traffic::Proto;
+use wayfork::model::{Family, Rule};
+use wayfork_tests::maps::ForeignMap;
+use wayfork_tests::{Bed, POLICY, eventually};
+
+/// Starts a router that checks all that it decides.
+fn run(bed: &Bed, mode: &str, policy: &str) -> Result<Daemon> {
+    let args = ["-", "--mode", mode, "--shadow", "1/1"];
+    Ok(Daemon::ready(bed.lab.netns("router")?, bed.exe(), &args, Some(policy))?)
+}
+
+fn shadow(bed: &Bed) -> Result<Value> {
+    Ok(bed.status()?["shadow"].clone())
+}
+
+fn count(shadow: &Value, what: &str) -> Result<u64> {
+    shadow[what].as_u64().with_context(|| format!("no {what} in {shadow}"))
+}
+
+/// Waits until every sample has been dealt with, and says what came out.
+fn settled(bed: &Bed) -> Result<Value> {
+    eventually(Duration::from_secs(20), "all samples are checked", || {
+        let now = shadow(bed)?;
+        let sum = count(&now, "checked")? + count(&now, "outdated")? + count(&now, "dropped")?;
+        Ok(sum == count(&now, "sampled")? && count(&now, "checked")? > 0)
+    })?;
+    let now = shadow(bed)?;
+    assert_eq!(count(&now, "checked")?, count(&now, "agreed")? + count(&now, "disagreed")?);
+    Ok(now)
+}
+
+#[test]
+fn all_that_is_decided_agrees_with_the_kernel() -> Result<()> {
+    let mut bed = bed!();
+    for (action, policy) in
+        [("redirect", POLICY.to_owned()), ("mark", format!("[router]\nfast_path = \"mark\"\n{POLICY}"))]
+    {
+        let daemon = run(&bed, "auto", &policy)?;
+        bed.expect_soon("isp2")?;
+        bed.expect("isp2")?;
+        let now = settled(&bed)?;
+        assert_eq!(now["rate"], "1/1");
+        ensure!(count(&now, "disagreed")? == 0, "{action}: {now}\n{}", daemon.log());
+        // Two families, ICMP and UDP; TCP and the answers come on top.
+        ensure!(count(&now, "agreed")? >= 80, "{action}: {now}");
+        ensure!(bed.acted(action)? >= 80, "{action}: {}", bed.status()?);
+        assert_eq!(now["fallback"], serde_json::json!([]));
+        ensure!(daemon.stop()?.success());
+    }
+    Ok(())
+}
+
+#[test]
+fn without_it_nothing_is_sampled_and_a_wrong_rate_is_refused() -> Result<()> {
+    let bed = bed!();
+    let daemon = bed.run("auto", POLICY)?;
+    ensure!(bed.status()?["shadow"].is_null());
+    ensure!(daemon.stop()?.success());
+    let output = bed.wayfork(&["run", "--shadow", "often"])?;
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(said.contains("often") && said.contains("1/1000"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn rules_that_change_meanwhile_are_no_disagreement() -> Result<()> {
+    let mut bed = bed!();
+    let daemon = run(&bed, "auto", POLICY)?;
+    bed.warm()?;
+    let router = bed.lab.netns("router")?.try_clone()?;
+    let (stop, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        let churn = scope.spawn(|| router.run(|| churn(&stop, &rounds)));
+        let mut sent = Ok(());
+        while sent.is_ok() && rounds.load(Relaxed) < 60 && !churn.is_finished() {
+            sent = Family::BOTH.into_iter().try_for_each(|family| bed.send(family, Proto::Udp, 200).map(drop));
+        }
+        stop.store(true, Relaxed);
+        churn.join().expect("no panic").and_then(|done| done)?;
+        sent
+    })?;
+    bed.expect_soon("isp2")?;
+    let now = settled(&bed)?;
+    ensure!(count(&now, "disagreed")? == 0, "{now}\n{}", daemon.log());
+    assert_eq!(now["fallback"], serde_json::json!([]));
+    ensure!(count(&now, "agreed")? > 0 && count(&now, "outdated")? > 0, "{now}");
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+/// Sends the LAN by the other uplink and back, again and again.
+fn churn(stop: &AtomicBool, rounds: &AtomicU32) -> wayfork::kernel::Result<()> {
+    let mut kernel = Netlink::open()?;
+    let rules = Family::BOTH.map(|family| Rule { protocol: 4, ..Rule::lookup(family, 800, 254) });
+    while !stop.load(Relaxed) {
+        rules.iter().try_for_each(|rule| kernel.add_rule(rule))?;
+        std::thread::sleep(Duration::from_millis(30));
+        rules.iter().try_for_each(|rule| kernel.delete_rule(rule))?;
+        std::thread::sleep(Duration::from_millis(30));
+        rounds.fetch_add(1, Relaxed);
+    }
+    Ok(())
+}
+
+/// The key of an LPM trie.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Prefix<T> {
+    length: u32,
+    data: T,
+}
+
+/// Turns the default routes of table 111 in the maps towards the other uplink.
+fn corrupt(bed: &Bed, daemon: &Daemon) -> Result<()> {
+    let eth0 = bed.interface("eth0")?["ifindex"].as_u64().context("an index")? as u32;
+    let table = 111u32.to_be_bytes();
+    let empty = || nothing();
+    let key = Prefix { length: 32, data: RouteKey4 { table, addr: [0; 4] } };
+    ForeignMap::of(daemon.pid(), "ROUTES4")?.change(&key, empty(), |route: &mut RouteEntry| {
+        (route.oif, route.via) = (eth0, words::addr([192, 0, 2, 1].into()));
+    })?;
+    let key = Prefix { length: 32, data: RouteKey6 { table, addr: [0; 16] } };
+    let gateway = "2001:db8:a::1".parse()?;
+    ForeignMap::of(daemon.pid(), "ROUTES6")?.change(&key, empty(), |route: &mut RouteEntry| {
+        (route.oif, route.via) = (eth0, words::addr(gateway));
+    })
+}
+
+fn nothing() -> RouteEntry {
+    RouteEntry { kind: 0, prefix_len: 0, via_family: 0, reason: 0, oif: 0, mtu: 0, via: [0; 4] }
+}
+
+/// The neighbours of both uplinks are known to the fast path.
+fn warm_both(bed: &mut Bed) -> Result<()> {
+    bed.warm()?;
+    // Until a rule is there the LAN's packets go by eth0.
+    let rules = Family::BOTH.map(|family| Rule { protocol: 4, ..Rule::lookup(family, 800, 254) });
+    bed.kernel(|kernel| rules.iter().try_for_each(|rule| kernel.add_rule(rule)))?;
+    bed.warm()?;
+    bed.kernel(|kernel| rules.iter().try_for_each(|rule| kernel.delete_rule(rule)))?;
+    bed.expect_soon("isp2")?;
+    bed.warm()
+}
+
+/// Sends until so many rules have fallen back. (A sample that another rule's fall overtakes is out of date.)
+fn fall_back(bed: &mut Bed, rules: usize) -> Result<()> {
+    eventually(Duration::from_secs(10), "the rules fall back", || {
+        for family in Family::BOTH {
+            bed.send(family, Proto::Udp, 1)?;
+        }
+        Ok(shadow(bed)?["fallback"].as_array().is_some_and(|fallen| fallen.len() == rules))
+    })
+}
+
+#[test]
+fn a_wrong_decision_is_found_told_and_in_mode_auto_left_to_the_stack() -> Result<()> {
+    let mut bed = bed!();
+    let daemon = run(&bed, "auto", POLICY)?;
+    warm_both(&mut bed)?;
+    let before = settled(&bed)?;
+    ensure!(count(&before, "disagreed")? == 0, "{before}\n{}", daemon.log());
+    corrupt(&bed, &daemon)?;
+    // The packets that show it go astray; after that all go right.
+    fall_back(&mut bed, 2)?;
+    bed.expect("isp2")?;
+    let now = settled(&bed)?;
+    let disagreed = count(&now, "disagreed")?;
+    ensure!(disagreed >= 2, "{now}");
+    let status = bed.status()?;
+    let passed = |status: &Value| status["pass_reasons"]["shadow-disagreed"].as_u64().unwrap_or(0);
+    ensure!(passed(&status) >= 80, "{status}");
+    // The fallen rules are those of the file that look the LAN's table up, and `status` says why.
+    for rule in now["fallback"].as_array().context("a list")? {
+        let why = rule["why"].as_str().context("a reason")?;
+        ensure!(why.contains("eth0") && why.contains("eth1"), "{why}");
+        let known = status["rules"].as_array().context("a list")?;
+        ensure!(known.iter().any(|known| known["rule_id"] == rule["rule_id"] && known["priority"] == 1000), "{rule}");
+    }
+    // The explanation has every rule tried.
+    let log = daemon.log();
+    for said in
+        ["otherwise than the kernel", "rules tried, in order", "own-networks", "suppressed", "left to the stack"]
+    {
+        ensure!(log.contains(said), "{said:?} is not in the log:\n{log}");
+    }
+    // Other rules still decide: the answers come in by eth1 and leave by table main.
+    let redirected = bed.redirected()?;
+    bed.expect("isp2")?;
+    ensure!(bed.redirected()? > redirected, "everything is left to the stack: {}", bed.status()?);
+    assert_eq!(count(&settled(&bed)?, "disagreed")?, disagreed, "nothing is wrong any more");
+
+    // It lasts until the rules change. The map is still wrong, so it is found again.
+    let other = Rule { protocol: 4, ..Rule::lookup(Family::Ipv4, 30_000, 254) };
+    bed.kernel(|kernel| kernel.add_rule(&other))?;
+    eventually(Duration::from_secs(5), "it is forgotten", || {
+        Ok(shadow(&bed)?["fallback"].as_array().is_some_and(Vec::is_empty))
+    })?;
+    fall_back(&mut bed, 2)?;
+    bed.expect("isp2")?;
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn mode_ebpf_tells_and_counts_and_goes_on() -> Result<()> {
+    let mut bed = bed!();
+    let daemon = run(&bed, "ebpf", POLICY)?;
+    warm_both(&mut bed)?;
+    corrupt(&bed, &daemon)?;
+    eventually(Duration::from_secs(5), "it is counted", || {
+        bed.send(Family::Ipv4, Proto::Udp, 5)?;
+        Ok(count(&shadow(&bed)?, "disagreed")? > 0)
+    })?;
+    let now = settled(&bed)?;
+    assert_eq!(now["fallback"], serde_json::json!([]));
+    ensure!(daemon.log().contains("otherwise than the kernel"), "{}", daemon.log());
+    let way = bed.send(Family::Ipv4, Proto::Udp, 20)?;
+    ensure!(way.place == "isp1" && way.packets == 20, "the map is wrong, and the mode holds on to it: {way:?}");
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
