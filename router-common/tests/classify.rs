@@ -57,6 +57,8 @@ fn what_a_rule_in_fallback_decides_is_the_stacks_and_nothing_else() {
     let empty = fallback(rule(ACT_TABLE, 5));
     let next = world().rules(&[empty, rule(ACT_TABLE, 111)]);
     assert_eq!(next.told(packet4()), Told::Redirect { oif: WAN, table: 111 });
+    // Nor does it decide where nobody does.
+    assert_eq!(world().rules(&[empty]).told(packet4()), Told::Pass(PassReason::IcmpError));
     // Its selectors leave the packet out.
     let other = RuleEntry { flags: RULE_FALLBACK | RULE_FROM, from: v4([9; 4]), from_mask: v4([255; 4]), ..empty };
     assert_eq!(world().rules(&[other, rule(ACT_TABLE, 111)]).told(packet4()), Told::Redirect { oif: WAN, table: 111 });

@@ -10,7 +10,7 @@ use wayfork::compile::words;
 use wayfork::kernel::{Kernel, Netlink};
 use wayfork::lab::process::Daemon;
 use wayfork::lab::traffic::Proto;
-use wayfork::model::{Family, Rule};
+use wayfork::model::{Family, Route, Rule};
 use wayfork_tests::maps::ForeignMap;
 use wayfork_tests::{Bed, POLICY, eventually};
 
@@ -209,6 +209,36 @@ fn a_wrong_decision_is_found_told_and_in_mode_auto_left_to_the_stack() -> Result
     })?;
     fall_back(&mut bed, 2)?;
     bed.expect("isp2")?;
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_reload_forgives_and_a_refused_one_does_not() -> Result<()> {
+    let mut bed = bed!();
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| -> Result<String> {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let daemon = run(&bed, "auto", POLICY)?;
+    warm_both(&mut bed)?;
+    corrupt(&bed, &daemon)?;
+    fall_back(&mut bed, 2)?;
+    let fallen = || -> Result<usize> { Ok(shadow(&bed)?["fallback"].as_array().map_or(0, Vec::len)) };
+    // Another program has the place of a route that this one wants.
+    bed.kernel(|kernel| {
+        let default = kernel.routes()?.into_iter().find(|route| route.dst.prefix_len() == 0 && route.table == 254);
+        kernel.add_route(&Route { table: 112, ..default.expect("a default route") })
+    })?;
+    let taken = "\n[[route]]\ntable = 112\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.1\"\ndev = \"eth1\"\n";
+    let output = bed.wayfork(&["reload", &file("refused.toml", &format!("{POLICY}{taken}"))?])?;
+    ensure!(!output.status.success(), "it was taken");
+    assert_eq!(fallen()?, 2);
+    let output = bed.wayfork(&["reload", &file("equal.toml", POLICY)?])?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fallen()?, 0);
     ensure!(daemon.stop()?.success());
     Ok(())
 }
