@@ -1,7 +1,7 @@
 //! What is installed, and how it is kept true: one reading of the kernel, one judgement, one mirror, one generation.
 
 use super::counters::Counters;
-use super::shadow::{Finding, Shadow};
+use super::shadow::Shadow;
 use super::{Options, RouterError};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::UnboundedReceiver;
 
 /// How long the program may decide after the loader was last seen alive. A dead loader's decisions end within 2 seconds.
 const LEASE: Duration = Duration::from_millis(1500);
@@ -94,21 +93,6 @@ impl Engine {
     /// The descriptor that is readable while the kernel has announced something: see [`Engine::follow`].
     pub fn announcements(&self) -> std::io::Result<OwnedFd> {
         self.monitor.as_fd().try_clone_to_owned()
-    }
-
-    /// What the shadow mode finds, where it is on: to be handed to [`Engine::found`].
-    pub fn findings(&mut self) -> Option<UnboundedReceiver<Finding>> {
-        self.shadow.as_mut().and_then(Shadow::findings)
-    }
-
-    /// A rule has decided otherwise than the kernel. In mode `auto` it does so no more.
-    pub fn found(&mut self, finding: Finding) {
-        if self.mode(&self.policy) == Mode::Auto
-            && let Some(shadow) = &mut self.shadow
-            && shadow.fall_back(finding, &self.host.rules)
-        {
-            self.resync();
-        }
     }
 
     /// Set it to break off a change that takes long.
@@ -270,7 +254,7 @@ impl Engine {
     }
 
     /// Brings both paths up to date after a change; keeps the fast path out of it where that fails.
-    fn resync(&mut self) {
+    pub(super) fn resync(&mut self) {
         let policy = self.policy.clone();
         match self.settle(&policy) {
             // Where changes follow each other without a pause, the next tick goes on.

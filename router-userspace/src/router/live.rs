@@ -1,9 +1,12 @@
-//! `explain` through the running router: the live maps answer.
+//! What asks the running router about its decisions: `explain`, answered by the live maps, and the shadow mode.
 
 use super::control::Response;
 use super::engine::Engine;
+use super::shadow::{Finding, Shadow};
 use crate::kernel::{ForeignPrograms, survey};
+use crate::policy::Mode;
 use crate::proof::{FastSide, Live, Question, explain};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 impl Engine {
     /// Decides one packet with the live maps and the kernel as it is.
@@ -36,6 +39,20 @@ impl Engine {
                 Response::Failed { exit: 2, message: error.to_string() }
             }
             Err(error) => Response::Failed { exit: 3, message: error.to_string() },
+        }
+    }
+    /// What the shadow mode finds, where it is on: to be handed to [`Engine::found`].
+    pub fn findings(&mut self) -> Option<UnboundedReceiver<Finding>> {
+        self.shadow.as_mut().and_then(Shadow::findings)
+    }
+
+    /// A rule has decided otherwise than the kernel. In mode `auto` it does so no more.
+    pub fn found(&mut self, finding: Finding) {
+        if self.mode(&self.policy) == Mode::Auto
+            && let Some(shadow) = &mut self.shadow
+            && shadow.fall_back(finding, &self.host.rules)
+        {
+            self.resync();
         }
     }
 }
