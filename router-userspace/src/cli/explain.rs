@@ -9,6 +9,7 @@ use crate::proof::{
     self, ExplainError, Explanation, FastSide, NoProgram, ProgramError, Question, Trial, TrialError, explain,
 };
 use crate::router::control::{self, ControlError, Request, Response};
+use std::time::Duration;
 
 /// Decides one packet on both sides and shows why. Status 1 where they differ.
 pub fn run(global: &Global, args: &ExplainArgs) -> Outcome {
@@ -24,17 +25,9 @@ pub fn run(global: &Global, args: &ExplainArgs) -> Outcome {
     };
     let explanation = match &args.config {
         Some(path) => in_scratch(&question, &policy_file::load(Some(path))?)?,
-        None => match control::ask(&Request::Explain { question: question.clone() }) {
-            Ok(Response::Done(document)) => serde_json::from_value(document)?,
-            Ok(Response::Failed { exit, message }) => {
-                let exit = if exit == Exit::Usage as u8 { Exit::Usage } else { Exit::Cannot };
-                return Err(Failure::new(exit, anyhow::anyhow!(message)).into());
-            }
-            Err(ControlError::NotRunning) => here(&question)?,
-            Err(error) => {
-                tracing::warn!("{error}; this process answers by itself");
-                here(&question)?
-            }
+        None => match of_router(&question)? {
+            Some(explanation) => explanation,
+            None => here(&question)?,
         },
     };
     if global.json {
@@ -43,6 +36,36 @@ pub fn run(global: &Global, args: &ExplainArgs) -> Outcome {
         output::print(&render::text(&explanation, output::colored(global))?)?;
     }
     Ok(if explanation.agree { Exit::Done } else { Exit::No })
+}
+
+/// How often the running router is asked where the two sides differ: the rules may have moved between its decision and the
+/// kernel's.
+const ASK_AGAIN: u32 = 3;
+
+/// By the running router; None where there is none.
+fn of_router(question: &Question) -> anyhow::Result<Option<Explanation>> {
+    let mut asked = 0;
+    loop {
+        asked += 1;
+        match control::ask(&Request::Explain { question: question.clone() }) {
+            Ok(Response::Done(document)) => {
+                let explanation: Explanation = serde_json::from_value(document)?;
+                if explanation.agree || asked == ASK_AGAIN {
+                    return Ok(Some(explanation));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Ok(Response::Failed { exit, message }) => {
+                let exit = if exit == Exit::Usage as u8 { Exit::Usage } else { Exit::Cannot };
+                return Err(Failure::new(exit, anyhow::anyhow!(message)).into());
+            }
+            Err(ControlError::NotRunning) => return Ok(None),
+            Err(error) => {
+                tracing::warn!("{error}; this process answers by itself");
+                return Ok(None);
+            }
+        }
+    }
 }
 
 /// By this host's rules as they are and a program loaded for the question.

@@ -101,6 +101,18 @@ impl Rule {
         }
     }
 
+    /// All but its place, in iproute2's words: `from all iif eth1 lookup 111`.
+    pub fn without_priority(&self) -> String {
+        let mut text = format!("{} {}", self.selectors, self.action);
+        if let Some(len) = self.suppress_prefixlength {
+            text += &format!(" suppress_prefixlength {len}");
+        }
+        if let Some(group) = self.suppress_ifgroup {
+            text += &format!(" suppress_ifgroup {group}");
+        }
+        text
+    }
+
     /// Whether two rules decide alike wherever they stand: everything but the owner is equal.
     pub fn same_rule(&self, other: &Rule) -> bool {
         self.family == other.family
@@ -205,14 +217,7 @@ impl fmt::Display for RuleAction {
 impl fmt::Display for Rule {
     /// As `ip rule add` takes it, without family and protocol: `priority 1000 from all iif eth1 lookup 111`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "priority {} {} {}", self.priority, self.selectors, self.action)?;
-        if let Some(len) = self.suppress_prefixlength {
-            write!(f, " suppress_prefixlength {len}")?
-        }
-        if let Some(group) = self.suppress_ifgroup {
-            write!(f, " suppress_ifgroup {group}")?
-        }
-        Ok(())
+        write!(f, "priority {} {}", self.priority, self.without_priority())
     }
 }
 

@@ -8,7 +8,7 @@ use super::route_get::{self, Asked, RouteGet};
 use super::text::route_text;
 use crate::kernel::{self, Kernel, RouteAnswer};
 use crate::model::{Host, Rule, protocol_name as owner_name, rule_ids};
-use crate::policy::Policy;
+use crate::policy::{Origins, Policy};
 use crate::safety::{Between, Facts, Judgement, between};
 use router_common::verdict::{Action, PassReason, Verdict};
 use serde::{Deserialize, Serialize};
@@ -216,7 +216,8 @@ pub fn explain_packet(
     fast: FastSide<'_>,
 ) -> Result<Explanation, ExplainError> {
     let host = measure.host;
-    let view = Viewer { host, ids: rule_ids(&host.rules), policy };
+    let origins = policy.map(Policy::origins).unwrap_or_default();
+    let view = Viewer { host, ids: rule_ids(&host.rules), origins };
     let link = packet.iif.and_then(|iif| host.links.get(&iif));
     let (decided, ebpf_reason) = match (link, fast) {
         (None, _) => (None, Some("made on this host: never passes TC ingress".to_owned())),
@@ -273,7 +274,7 @@ impl Explanation {
 struct Viewer<'a> {
     host: &'a Host,
     ids: Vec<String>,
-    policy: Option<&'a Policy>,
+    origins: Origins<'a>,
 }
 
 impl Viewer<'_> {
@@ -321,7 +322,7 @@ impl Viewer<'_> {
 
     fn rule(&self, index: usize) -> RuleView {
         let rule: &Rule = &self.host.rules[index];
-        let origin = self.policy.and_then(|policy| policy.origins().of(rule));
+        let origin = self.origins.of(rule);
         RuleView {
             rule_id: self.ids[index].clone(),
             priority: rule.priority,
@@ -329,7 +330,7 @@ impl Viewer<'_> {
             name: origin.and_then(|origin| origin.name.clone()),
             owner: owner_name(rule.protocol),
             at: origin.map(|origin| origin.at.clone()),
-            text: format!("{} {}", rule.selectors, rule.action),
+            text: rule.without_priority(),
         }
     }
 

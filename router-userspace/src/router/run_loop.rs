@@ -2,7 +2,8 @@
 
 use super::control::{self, Request, Response};
 use super::engine::Engine;
-use super::{Options, RouterError, server};
+use super::server::{self, Call};
+use super::{Options, RouterError};
 use crate::policy::{self, TableNames};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::oneshot;
 
 /// How often the lease is renewed and what nobody announces is read again (settings, legacy tables, stale neighbours).
 const TICK: Duration = Duration::from_millis(500);
@@ -71,12 +73,7 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
                 }
             }
             Some(finding) = next(&mut findings) => engine.found(finding),
-            Some((request, answer)) = calls.recv() => {
-                let response = handle(&mut engine, request);
-                if answer.send(response).is_err() {
-                    tracing::debug!("the client did not wait for its answer");
-                }
-            }
+            Some(call) = calls.recv() => handle(&mut engine, call),
         }
     }
     engine.stop(keep)
@@ -90,15 +87,28 @@ async fn next<T>(findings: &mut Option<UnboundedReceiver<T>>) -> Option<T> {
     }
 }
 
-fn handle(engine: &mut Engine, request: Request) -> Response {
-    match request {
+fn handle(engine: &mut Engine, (request, answer): Call) {
+    let send = |answer: oneshot::Sender<Response>, response| {
+        if answer.send(response).is_err() {
+            tracing::debug!("the client did not wait for its answer");
+        }
+    };
+    let response = match request {
         Request::Status => match serde_json::to_value(engine.status()) {
             Ok(document) => Response::Done(document),
             Err(error) => Response::Failed { exit: 3, message: error.to_string() },
         },
         Request::Reload { policy } => reload(engine, policy),
-        Request::Explain { question } => engine.explain(&question),
-    }
+        Request::Explain { question } => match engine.explain(&question) {
+            // A thread of its own, which begins in this thread's network namespace and which the end does not wait for.
+            Ok(rest) => {
+                std::thread::spawn(move || send(answer, rest()));
+                return;
+            }
+            Err(response) => response,
+        },
+    };
+    send(answer, response);
 }
 
 /// Takes a new policy, or the own file again.
