@@ -10,6 +10,7 @@ mod modes;
 mod neighbour;
 mod no_file;
 mod other_tc;
+mod random;
 mod reload;
 mod run;
 mod shadow;

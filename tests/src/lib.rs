@@ -7,6 +7,7 @@ mod bpf;
 pub mod frames;
 pub mod maps;
 pub mod nft;
+pub mod rig;
 pub mod tc;
 
 pub use bed::{Bed, FAR, POLICY, Snapshot, Way, eventually};
