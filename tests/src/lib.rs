@@ -9,5 +9,6 @@ pub mod maps;
 pub mod nft;
 pub mod rig;
 pub mod tc;
+pub mod twins;
 
 pub use bed::{Bed, FAR, POLICY, Snapshot, Way, eventually};

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use wayfork::kernel::Netns;
 use wayfork::lab::topology::Lab;
 
 /// The table's name; family inet.
@@ -50,9 +51,14 @@ pub fn remove(lab: &Lab, host: &str) -> Result<()> {
 
 /// Runs the program `nft` on a host with a script; all of it is done or nothing.
 pub fn load(lab: &Lab, host: &str, script: &str) -> Result<()> {
+    load_in(lab.netns(host)?, script)
+}
+
+/// The same in a namespace.
+pub fn load_in(netns: &Netns, script: &str) -> Result<()> {
     let mut command = Command::new("nft");
     command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = lab.netns(host)?.spawn(command).context("nft (Debian: nftables) is what this test works with")?;
+    let mut child = netns.spawn(command).context("nft (Debian: nftables) is what this test works with")?;
     child.stdin.take().context("nft has no input")?.write_all(script.as_bytes())?;
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "nft: {}\n{script}", String::from_utf8_lossy(&output.stderr));

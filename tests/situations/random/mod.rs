@@ -8,18 +8,17 @@ mod router;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use packets::{Flow, comparable};
 use router::Plan;
 use std::collections::BTreeMap;
-use std::time::Duration;
 use wayfork::kernel::Kernel;
 use wayfork::proof::{route_command, rule_command};
-use wayfork_tests::rig::{Rig, Seen};
+use wayfork_tests::rig::Rig;
+use wayfork_tests::twins::Twins;
 
 /// Rounds without `WAYFORK_ROUNDS`.
 const ROUNDS: u64 = 24;
 /// Packets of a round.
-const FLOWS: usize = 150;
+const PACKETS: usize = 150;
 
 pub(super) fn pick<T: Copy>(rng: &mut Rng, values: &[T]) -> T {
     values[rng.usize(..values.len())]
@@ -55,74 +54,31 @@ impl Tally {
     }
 }
 
-/// The bits of the mark that Wayfork's class rules look at.
-fn class_bits(rig: &Rig) -> Result<u32> {
-    let rules = rig.kernel(|kernel| kernel.rules())?;
-    Ok(rules.iter().filter_map(wayfork::safety::as_class_rule).map(|(bits, _, _)| bits).fold(0, |all, bits| all | bits))
-}
-
-/// What came out of both, by the name of the flow.
-fn both(alone: &Rig, with: &Rig, flows: &[&Flow], quiet: Duration) -> Result<BTreeMap<String, [Vec<Seen>; 2]>> {
-    let mut all: BTreeMap<String, [Vec<Seen>; 2]> = BTreeMap::new();
-    let bits = class_bits(with)?;
-    for (place, rig) in [alone, with].into_iter().enumerate() {
-        for flow in flows {
-            flow.send(rig).with_context(|| format!("{flow:?}"))?;
-        }
-        for one in comparable(rig.catch(quiet)?, bits) {
-            all.entry(one.caught.name.clone()).or_default()[place].push(one);
-        }
-    }
-    Ok(all)
-}
-
 fn round(seed: u64, tally: &mut Tally) -> Result<bool> {
     let mut rng = Rng::with_seed(seed);
     let plan = Plan::new(&mut rng);
     let (Some(alone), Some(with)) = (plan.build(crate::EXE)?, plan.build(crate::EXE)?) else { return Ok(false) };
-    let flows: Vec<Flow> = (0..FLOWS).map(|number| Flow::new(&mut rng, &plan, format!("n{number}"))).collect();
-    let daemon = with.run("auto", "")?;
-    let first = both(&alone, &with, &flows.iter().collect::<Vec<_>>(), Duration::from_millis(60))?;
-    tally.sent += flows.len();
-    tally.came_out += first.len();
-    let differ = |all: &BTreeMap<String, [Vec<Seen>; 2]>| -> Vec<String> {
-        all.iter().filter(|(_, [one, other])| one != other).map(|(name, _)| name.clone()).collect()
-    };
-    // A busy machine delivers late: what differed is sent once more, by itself and with more patience.
-    for name in differ(&first) {
-        let flow = flows.iter().find(|flow| flow.name == name).context("a packet that nobody sent")?;
-        let again = both(&alone, &with, &[flow], Duration::from_millis(400))?;
-        ensure!(differ(&again).is_empty(), "{}", report(seed, &plan, flow, &again, &with)?);
-    }
-    tally.add(&with.status()?);
+    let twins = Twins { alone, with };
+    let arrivals: Vec<_> =
+        (0..PACKETS).map(|number| packets::arrival(&mut rng, &plan, &format!("n{number}"))).collect();
+    let daemon = twins.run("auto", "")?;
+    let departures = twins.compare(&arrivals).with_context(|| describe(seed, &plan, &twins.with))?;
+    tally.sent += arrivals.len();
+    tally.came_out += departures.values().filter(|[seen, _]| !seen.is_empty()).count();
+    tally.add(&twins.with.status()?);
     ensure!(daemon.stop()?.success());
     Ok(true)
 }
 
-/// All that is needed to see what went wrong.
-fn report(seed: u64, plan: &Plan, flow: &Flow, all: &BTreeMap<String, [Vec<Seen>; 2]>, rig: &Rig) -> Result<String> {
-    let mut text = format!("seed {seed}\n{:#?}\n{flow:?}\n", plan.interfaces);
-    let host = rig.kernel(|kernel| kernel.host())?;
-    for rule in &host.rules {
-        text += &format!("{}\n", rule_command(rule));
+/// How to make this router.
+fn describe(seed: u64, plan: &Plan, rig: &Rig) -> String {
+    let mut text = format!("seed {seed}\n{:#?}\n", plan.interfaces);
+    if let Ok(host) = rig.kernel(|kernel| kernel.host()) {
+        text.extend(host.rules.iter().map(|rule| format!("{}\n", rule_command(rule))));
+        let added = host.routes.iter().filter(|route| route.table != 255 && route.protocol != 2);
+        text.extend(added.map(|route| format!("{}\n", route_command(&host, route))));
     }
-    for route in host.routes.iter().filter(|route| route.table != 255 && route.protocol != 2) {
-        text += &format!("{}\n", route_command(&host, route));
-    }
-    for (name, seen) in all.values().flat_map(|sides| ["stack", "wayfork"].into_iter().zip(sides)) {
-        for one in seen {
-            text += &format!("{name}: {} mark {:#x} gso {} ", one.dev, one.caught.mark, one.caught.gso_size);
-            text += &format!(
-                "{} bytes {:02x?}\n",
-                one.caught.frame.len(),
-                &one.caught.frame[..one.caught.frame.len().min(80)]
-            );
-        }
-    }
-    for interface in rig.status()?["interfaces"].as_array().into_iter().flatten() {
-        text += &format!("{interface}\n");
-    }
-    Ok(text)
+    text
 }
 
 #[test]

@@ -1,72 +1,53 @@
-//! Random packets for a random router, and what is compared of what came out.
+//! Random packets for a random router.
 
 use super::pick;
 use super::router::{FAR, Interface, Plan, on_link};
-use anyhow::Result;
 use fastrand::Rng;
 use std::net::IpAddr;
 use wayfork_tests::frames::{Packet, echo, payload, tcp, udp};
-use wayfork_tests::rig::{Kind, Rig, Seen};
-
-/// A packet that comes in.
-#[derive(Clone, Debug)]
-pub struct Flow {
-    pub name: String,
-    dev: String,
-    mark: u32,
-    packet: Packet,
-    /// Bytes of payload of each segment; 0 where it is one.
-    segments: u16,
-}
+use wayfork_tests::rig::Kind;
+use wayfork_tests::twins::Arrival;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-impl Flow {
-    pub fn new(rng: &mut Rng, plan: &Plan, name: String) -> Flow {
-        let interface = &plan.interfaces[rng.usize(..plan.interfaces.len())];
-        let v6 = rng.bool();
-        let (from, to) = addresses(rng, plan, interface, v6);
-        let ttl = pick(rng, &[64, 64, 64, 64, 64, 64, 64, 64, 255, 255, 2, 2, 1, 0]);
-        let tos = pick(rng, &[0, 0, 0, 0xb8, 0x20, 0x10, 0x02, 0x08]);
-        let mut packet = Packet {
-            ttl,
-            tos,
-            id: rng.u16(..),
-            // May not be fragmented, or may.
-            fragment: if rng.bool() { 0x4000 } else { 0 },
-            protocol: pick(rng, &[UDP, UDP, TCP, TCP, if v6 { 58 } else { 1 }, 253]),
-            ..Packet::between(from, to)
-        };
-        let mut segments = 0;
-        let headers = if v6 { 40 } else { 20 };
-        let mut room = pick(rng, &[0, 0, 0, 1200, 1280, 1281, 1300, 1301, 1400, 1401, 1500]);
-        room = room.min(interface.mtu as usize).saturating_sub(headers + 20);
-        if interface.kind != Kind::Tun && packet.protocol == TCP && rng.u8(..3) == 0 {
-            segments = pick(rng, &[1000, 1160, 1220, 1240, 1260, 1340, 1360, 1440, 1460]);
-            room = usize::from(segments) * rng.usize(2..6) + rng.usize(1..500);
-        }
-        let data: Vec<u8> = payload(&name).into_iter().cycle().take(room.max(64)).collect();
-        let (sport, dport) = (pick(rng, &[4000, 4001, 4002]), pick(rng, &[53, 80, 443, 444, 9000]));
-        packet.body = match packet.protocol {
-            UDP => udp(from, to, sport, dport, &data),
-            TCP => tcp(from, to, sport, dport, &data, segments != 0),
-            253 => data,
-            _ => echo(from, to, 7, &data),
-        };
-        if segments == 0 {
-            odd(rng, &mut packet);
-        }
-        let mark = pick(rng, &[0, 0, 0, 1, 0x20, 0x21, 0x100, 0x120, 0xffff]);
-        Flow { name, dev: interface.name.clone(), mark, packet, segments }
+/// A packet that comes in somewhere.
+pub fn arrival(rng: &mut Rng, plan: &Plan, name: &str) -> Arrival {
+    let interface = &plan.interfaces[rng.usize(..plan.interfaces.len())];
+    let v6 = rng.bool();
+    let (from, to) = addresses(rng, plan, interface, v6);
+    let ttl = pick(rng, &[64, 64, 64, 64, 64, 64, 64, 64, 255, 255, 2, 2, 1, 0]);
+    let tos = pick(rng, &[0, 0, 0, 0xb8, 0x20, 0x10, 0x02, 0x08]);
+    let mut packet = Packet {
+        ttl,
+        tos,
+        id: rng.u16(..),
+        // May not be fragmented, or may.
+        fragment: if rng.bool() { 0x4000 } else { 0 },
+        protocol: pick(rng, &[UDP, UDP, TCP, TCP, if v6 { 58 } else { 1 }, 253]),
+        ..Packet::between(from, to)
+    };
+    let mut segments = 0;
+    let headers = if v6 { 40 } else { 20 };
+    let mut room = pick(rng, &[0, 0, 0, 1200, 1280, 1281, 1300, 1301, 1400, 1401, 1500]);
+    room = room.min(interface.mtu as usize).saturating_sub(headers + 20);
+    if interface.kind != Kind::Tun && packet.protocol == TCP && rng.u8(..3) == 0 {
+        segments = pick(rng, &[1000, 1160, 1220, 1240, 1260, 1340, 1360, 1440, 1460]);
+        room = usize::from(segments) * rng.usize(2..6) + rng.usize(1..500);
     }
-
-    pub fn send(&self, rig: &Rig) -> Result<()> {
-        match self.segments {
-            0 => rig.send(&self.dev, &self.packet.bytes(), self.mark),
-            size => rig.send_segments(&self.dev, &self.packet.bytes(), self.mark, size),
-        }
+    let data: Vec<u8> = payload(name).into_iter().cycle().take(room.max(64)).collect();
+    let (sport, dport) = (pick(rng, &[4000, 4001, 4002]), pick(rng, &[53, 80, 443, 444, 9000]));
+    packet.body = match packet.protocol {
+        UDP => udp(from, to, sport, dport, &data),
+        TCP => tcp(from, to, sport, dport, &data, segments != 0),
+        253 => data,
+        _ => echo(from, to, 7, &data),
+    };
+    if segments == 0 {
+        odd(rng, &mut packet);
     }
+    let mark = pick(rng, &[0, 0, 0, 1, 0x20, 0x21, 0x100, 0x120, 0xffff]);
+    Arrival { name: name.to_owned(), dev: interface.name.clone(), mark, packet, segments }
 }
 
 /// Now and then: fragments, options, extension headers.
@@ -120,39 +101,4 @@ fn addresses(rng: &mut Rng, plan: &Plan, interface: &Interface, v6: bool) -> (Ip
         _ => parse(pick(rng, &FAR[place])),
     };
     (from, to)
-}
-
-/// What is compared: everything but what the stack makes up anew for each packet of its own, and how often it sends redirects
-/// (a clock and one budget for each neighbour decide that: `ip_rt_send_redirect()`, `ndisc_send_redirect()`).
-pub fn comparable(seen: Vec<Seen>, class_bits: u32) -> Vec<Seen> {
-    let mut all = Vec::new();
-    for mut one in seen {
-        one.caught.mark &= !class_bits;
-        let start = if one.caught.frame.get(12..14).is_some_and(|ethertype| matches!(ethertype, [8, 0] | [0x86, 0xdd]))
-        {
-            14
-        } else {
-            0
-        };
-        let packet = &mut one.caught.frame[start..];
-        // Errors, redirects and echo replies are the router's own.
-        let v4_own = packet[0] == 0x45 && packet[9] == 1 && matches!(packet[20], 0 | 3 | 5 | 11 | 12);
-        let v6_own = packet[0] >> 4 == 6 && packet[6] == 58 && (packet[40] < 128 || matches!(packet[40], 129 | 137));
-        if v4_own && packet[20] == 5 || v6_own && packet[40] == 137 {
-            continue;
-        }
-        if v4_own {
-            // Identification, and with it the checksum.
-            packet[4..6].fill(0);
-            packet[10..12].fill(0);
-        }
-        if v6_own {
-            // The flow label.
-            packet[1] &= 0xf0;
-            packet[2..4].fill(0);
-        }
-        all.push(one);
-    }
-    all.sort();
-    all
 }
