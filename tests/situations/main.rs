@@ -14,6 +14,7 @@ mod other_tc;
 mod random;
 mod reload;
 mod run;
+mod semantics;
 mod shadow;
 mod the_bed;
 mod tun;
