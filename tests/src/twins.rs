@@ -4,6 +4,7 @@ use crate::frames::Packet;
 use crate::rig::{Kind, Rig, Seen};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 use wayfork::kernel::Kernel;
@@ -68,7 +69,16 @@ impl Arrival {
             0 => rig.send(&self.dev, &self.packet.bytes(), self.mark),
             size => rig.send_segments(&self.dev, &self.packet.bytes(), self.mark, size),
         }
-        .with_context(|| format!("{self:?}"))
+        .with_context(|| self.to_string())
+    }
+}
+
+impl fmt::Display for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.packet.bytes();
+        let head = &bytes[..bytes.len().min(80)];
+        write!(f, "{} in by {} mark {:#x} segments of {} bytes, ", self.name, self.dev, self.mark, self.segments)?;
+        write!(f, "{} bytes in all: {head:02x?}", bytes.len())
     }
 }
 
@@ -133,7 +143,7 @@ impl Twins {
                 std::thread::sleep(Duration::from_millis(1100));
                 let again = self.send(&[arrival], QUIET[1])?;
                 let same = again.values().all(|[one, other]| one == other);
-                ensure!(same, "{arrival:?}\n{}{}", text(&again), self.with.status()?);
+                ensure!(same, "{arrival}\n{}{}", text(&again), self.with.status()?);
                 all.extend(again);
             }
         }
