@@ -191,6 +191,17 @@ impl Rig {
         })
     }
 
+    /// Takes the carrier of an interface away, and waits until the kernel has noticed. Nothing comes in or out there any more.
+    pub fn unplug(&mut self, dev: &str) -> Result<()> {
+        let far = format!("{dev}x");
+        self.ends.remove(dev);
+        self.lab.inside(Self::HOST, || Admin::open()?.down(&far))?;
+        bed::eventually(Duration::from_secs(10), "no carrier", || {
+            let links = self.kernel(|kernel| kernel.links())?;
+            Ok(links.values().any(|link| link.name == dev && !link.lower_up))
+        })
+    }
+
     /// Works with the router's kernel.
     pub fn kernel<T: Send>(&self, work: impl FnOnce(&mut Netlink) -> wayfork::kernel::Result<T> + Send) -> Result<T> {
         Ok(self.lab.inside(Self::HOST, || work(&mut Netlink::open()?))?)

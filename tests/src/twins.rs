@@ -203,10 +203,15 @@ fn comparable(seen: Vec<Seen>, class_bits: u32) -> Vec<Seen> {
             packet[4..6].fill(0);
             packet[10..12].fill(0);
         }
-        if v6_own {
+        let v6_fragment = packet[0] >> 4 == 6 && (packet[6], packet[40]) == (44, 58);
+        if v6_own || v6_fragment {
             // The flow label.
             packet[1] &= 0xf0;
             packet[2..4].fill(0);
+        }
+        if v6_fragment {
+            // Identification: of a long echo reply it is the router's own.
+            packet[44..48].fill(0);
         }
         all.push(one);
     }

@@ -61,18 +61,21 @@ fn round(seed: u64, tally: &mut Tally) -> Result<bool> {
     let twins = Twins { alone, with };
     let arrivals: Vec<_> =
         (0..PACKETS).map(|number| packets::arrival(&mut rng, &plan, &format!("n{number}"))).collect();
-    let daemon = twins.run("auto", "")?;
+    let alone = if plan.policy.is_empty() { None } else { Some(twins.alone.run("netlink", &plan.policy)?) };
+    let daemon = twins.run("auto", &plan.policy)?;
     let departures = twins.compare(&arrivals).with_context(|| describe(seed, &plan, &twins.with))?;
     tally.sent += arrivals.len();
     tally.came_out += departures.values().filter(|[seen, _]| !seen.is_empty()).count();
     tally.add(&twins.with.status()?);
-    ensure!(daemon.stop()?.success());
+    for daemon in alone.into_iter().chain([daemon]) {
+        ensure!(daemon.stop()?.success());
+    }
     Ok(true)
 }
 
 /// How to make this router.
 fn describe(seed: u64, plan: &Plan, rig: &Rig) -> String {
-    let mut text = format!("seed {seed}\n{:#?}\n", plan.interfaces);
+    let mut text = format!("seed {seed}\n{:#?}\n{}\n", plan.interfaces, plan.policy);
     if let Ok(host) = rig.kernel(|kernel| kernel.host()) {
         text.extend(host.rules.iter().map(|rule| format!("{}\n", rule_command(rule))));
         let added = host.routes.iter().filter(|route| route.table != 255 && route.protocol != 2);

@@ -13,7 +13,8 @@ const UDP: u8 = 17;
 
 /// A packet that comes in somewhere.
 pub fn arrival(rng: &mut Rng, plan: &Plan, name: &str) -> Arrival {
-    let interface = &plan.interfaces[rng.usize(..plan.interfaces.len())];
+    let plugged: Vec<&Interface> = plan.interfaces.iter().filter(|interface| !interface.unplugged).collect();
+    let interface = pick(rng, &plugged);
     let v6 = rng.bool();
     let (from, to) = addresses(rng, plan, interface, v6);
     let ttl = pick(rng, &[64, 64, 64, 64, 64, 64, 64, 64, 255, 255, 2, 2, 1, 0]);

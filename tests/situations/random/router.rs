@@ -18,6 +18,8 @@ pub struct Plan {
     routes: Vec<Route>,
     /// The rules of the kernel for local addresses stand behind these.
     local_last: bool,
+    /// A policy file besides, or nothing. Both routers get it, one for its stack alone.
+    pub policy: String,
 }
 
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Interface {
     pub number: u8,
     pub kind: Kind,
     pub mtu: u32,
+    /// Its cable is not plugged in at the other end.
+    pub unplugged: bool,
     addresses: Vec<String>,
 }
 
@@ -64,6 +68,7 @@ impl Plan {
             rules: Vec::new(),
             routes: Vec::new(),
             local_last: one_in(rng, 8),
+            policy: String::new(),
         };
         for family in Family::BOTH {
             plan.routes.push(Route {
@@ -83,7 +88,37 @@ impl Plan {
                 plan.rules.push(rule);
             }
         }
+        if one_in(rng, 3) {
+            plan.policy = plan.policy(rng);
+        }
         plan
+    }
+
+    /// A policy file with marks that decide.
+    fn policy(&self, rng: &mut Rng) -> String {
+        let mut text = String::new();
+        for _ in 0..rng.usize(1..4) {
+            text += &format!("[[mark]]\nset = {:?}\n", pick(rng, &["0x20/0xff", "0x100/0x100", "0/0xff", "0x3/0x3"]));
+            if rng.bool() {
+                text += &format!("iif = {:?}\n", pick_ref(rng, &self.interfaces).name);
+            }
+            text += pick(
+                rng,
+                &[
+                    "",
+                    "ipproto = \"udp\"\n",
+                    "ipproto = \"tcp\"\ndport = [80, 443]\n",
+                    "ipproto = [\"tcp\", \"udp\"]\nsport = \"4000-4001\"\n",
+                    "dscp = 46\n",
+                ],
+            );
+            text += pick(rng, &["", "", "fwmark = 1\n", "to = [\"111.11.0.0/16\", \"2001:db8::/32\"]\n"]);
+        }
+        for (priority, mark) in [(25, "0x20/0xff"), (26, "0x100/0x100"), (27, "0x3/0xf")] {
+            let table = pick(rng, &[100, 101, 102, 254]);
+            text += &format!("[[rule]]\npriority = {priority}\nfwmark = {mark:?}\ntable = {table}\n");
+        }
+        text
     }
 
     /// Builds it. What the kernel refuses is left out; it refuses the same each time.
@@ -114,6 +149,9 @@ impl Plan {
             }
             Ok(())
         })?;
+        for interface in self.interfaces.iter().filter(|interface| interface.unplugged) {
+            rig.unplug(&interface.name)?;
+        }
         Ok(Some(rig))
     }
 
@@ -256,7 +294,8 @@ impl Interface {
             addresses.push(format!("10.{number}.1.1/24"));
         }
         let mtu = pick(rng, &[1500, 1500, 1500, 1400, 1300, 1280, 1200]);
-        Interface { name: format!("n{number}"), number, kind, mtu, addresses }
+        let unplugged = kind != Kind::Tun && number > 2 && one_in(rng, 8);
+        Interface { name: format!("n{number}"), number, kind, mtu, unplugged, addresses }
     }
 }
 
@@ -272,6 +311,7 @@ fn settings(rng: &mut Rng, interfaces: &[Interface]) -> Vec<(String, String)> {
         v4("accept_local", u8::from(one_in(rng, 6)));
         v4("route_localnet", u8::from(one_in(rng, 6)));
         v4("send_redirects", rng.u8(..2));
+        v4("ignore_routes_with_linkdown", rng.u8(..2));
         v4("forwarding", u8::from(!one_in(rng, 10)));
     }
     all.push(("net.ipv6.conf.all.forwarding".to_owned(), u8::from(!one_in(rng, 10)).to_string()));
