@@ -1,6 +1,7 @@
 //! Chains of nftables that RTM_GETROUTE cannot see, and what checks sources: the packets go where the stack alone sends them, and
 //! the guard allows no more than that leaves true.
 
+use crate::twins;
 use anyhow::{Context, Result, ensure};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -18,14 +19,6 @@ const RULES: &str = "
     -4 rule add priority 200 from 10.1.0.0/24 iif n1 dport 443 table 103 ipproto udp
     -6 rule add priority 200 from fd01::/64 iif n1 dport 443 table 103 ipproto udp";
 
-macro_rules! twins {
-    () => {
-        match Twins::new(crate::EXE)? {
-            Some(twins) => twins,
-            None => return Ok(()),
-        }
-    };
-}
 /// Connections in both directions and single packets, with marks and without.
 fn arrivals() -> Result<Vec<Arrival>> {
     let mut all = Vec::new();

@@ -14,6 +14,7 @@ mod other_tc;
 mod random;
 mod reload;
 mod run;
+mod segments;
 mod semantics;
 mod shadow;
 mod the_bed;
@@ -32,3 +33,14 @@ macro_rules! bed {
     };
 }
 pub(crate) use bed;
+
+/// The twins for a test, which returns at once where there is no privilege.
+macro_rules! twins {
+    () => {
+        match wayfork_tests::twins::Twins::new(crate::EXE)? {
+            Some(twins) => twins,
+            None => return Ok(()),
+        }
+    };
+}
+pub(crate) use twins;

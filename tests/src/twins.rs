@@ -250,6 +250,24 @@ impl Seen {
     }
 }
 
+/// What the stack alone let out for each arrival, in order; [`Twins::compare`] has found that it is the same with Wayfork.
+pub fn of_stack<'a>(all: &'a Departures, arrivals: &[Arrival]) -> Vec<&'a [Seen]> {
+    arrivals.iter().map(|arrival| &*all[&arrival.name][0]).collect()
+}
+
+/// The interfaces that they came out of.
+pub fn devices(seen: &[Seen]) -> Vec<&str> {
+    seen.iter().map(|seen| &*seen.dev).collect()
+}
+
+/// Asserts that one thing came out for each arrival, by a device.
+pub fn all_by(all: &Departures, arrivals: &[Arrival], dev: &str) -> Result<()> {
+    for seen in of_stack(all, arrivals) {
+        ensure!(devices(seen) == [dev], "not by {dev}: {seen:?}");
+    }
+    Ok(())
+}
+
 /// What came out, in words.
 pub fn text(all: &Departures) -> String {
     let mut text = String::new();
