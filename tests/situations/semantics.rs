@@ -262,7 +262,22 @@ fn a_rule_that_negates_an_interface_that_is_gone_matches_everything() -> Result<
     Ok(())
 }
 
-/// Rules that send ports 9000 by n3, and everything with a port below 9000 to a blackhole.
+#[test]
+fn a_gateway_that_is_the_hosts_own_address_counts_as_none() -> Result<()> {
+    let twins = twins!();
+    twins.ip("-4 route add 111.11.0.0/16 via 10.2.0.1 dev n2")?;
+    let daemon = twins.run("ebpf", "")?;
+    let arrivals = [Arrival::udp("own-gateway", "n1", HOSTS[0][0], Twins::FAR[0])?];
+    let all = twins.compare(&arrivals)?;
+    all_by(&all, &arrivals, "n2")?;
+    // To the destination itself, which is the sixth neighbour.
+    assert_eq!(of_stack(&all, &arrivals)[0][0].caught.frame[..6], Rig::neighbour_mac(2, 6));
+    assert_eq!(passed(&twins.with, "route-kind")?, 1);
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+/// Rules that send port 9000 by n3.
 const BY_PORT: &str = "
     -4 rule add priority 10 ipproto udp dport 9000 table 103
     -6 rule add priority 10 ipproto udp dport 9000 table 103";
