@@ -48,8 +48,8 @@ fn frames(bed: &Bed) -> Result<Vec<(String, Vec<u8>)>> {
     add("length-too-short", router, &|packet| packet.length_error = -9)?;
     add("length-tiny", router, &|packet| packet.length_error = -90)?;
     add("wrong-udp-checksum", router, &|packet| packet.body[6] ^= 0x55)?;
-    add("first-fragment", router, &|packet| fragment(packet, 0, true))?;
-    add("later-fragment", router, &|packet| fragment(packet, 72, false))?;
+    add("first-fragment", router, &|packet| packet.fragment_as(0, true))?;
+    add("later-fragment", router, &|packet| packet.fragment_as(72, false))?;
     add("no-fragmenting", router, &|packet| packet.fragment = 0x4000)?;
     add("extra-header", router, &extra)?;
     add("other-protocol", router, &|packet| packet.protocol = 253)?;
@@ -100,18 +100,6 @@ fn source(packet: &mut Packet, from: [&str; 2]) {
 fn destination(packet: &mut Packet, to: [&str; 2]) {
     packet.to = to[usize::from(packet.to.is_ipv6())].parse().expect("an address");
     rewrite(packet);
-}
-
-/// IPv4: a fragment. IPv6: a fragment header.
-fn fragment(packet: &mut Packet, offset: u16, more: bool) {
-    if packet.from.is_ipv4() {
-        packet.fragment = (offset / 8) | if more { 0x2000 } else { 0 };
-    } else {
-        packet.extra = vec![packet.protocol, 0];
-        packet.extra.extend((offset | u16::from(more)).to_be_bytes());
-        packet.extra.extend([0, 0, 0, 1]);
-        packet.protocol = 44;
-    }
 }
 
 /// IPv4: options (a record-route of no entries, padded). IPv6: destination options of padding.

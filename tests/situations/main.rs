@@ -1,5 +1,6 @@
 //! Real packets through anonymous network namespaces, with the real binary. One file per situation.
 
+mod chains;
 mod firewall;
 mod foreign;
 mod frames;
@@ -10,8 +11,11 @@ mod modes;
 mod neighbour;
 mod no_file;
 mod other_tc;
+mod random;
 mod reload;
 mod run;
+mod segments;
+mod semantics;
 mod shadow;
 mod the_bed;
 mod tun;
@@ -29,3 +33,14 @@ macro_rules! bed {
     };
 }
 pub(crate) use bed;
+
+/// The twins for a test, which returns at once where there is no privilege.
+macro_rules! twins {
+    () => {
+        match wayfork_tests::twins::Twins::new(crate::EXE)? {
+            Some(twins) => twins,
+            None => return Ok(()),
+        }
+    };
+}
+pub(crate) use twins;

@@ -86,17 +86,7 @@ pub struct Snapshot {
 impl Bed {
     /// Builds it for a test of the binary `exe`. None without privilege, which is said on standard error: the test is left out.
     pub fn new(exe: &str) -> Result<Option<Bed>> {
-        let mut lab = Lab::new();
-        match lab.router("router") {
-            Err(wayfork::lab::Error::Privilege) => {
-                let thread = std::thread::current();
-                // Not by eprintln, which the test harness swallows.
-                let line = format!("LEFT OUT: {}: needs root\n", thread.name().unwrap_or("a test"));
-                std::io::stderr().write_all(line.as_bytes())?;
-                return Ok(None);
-            }
-            other => other?,
-        }
+        let Some(mut lab) = router()? else { return Ok(None) };
         lab.host("lan")?;
         lab.host("isp1")?;
         lab.host("isp2")?;
@@ -238,6 +228,24 @@ impl Bed {
             routes.sort();
             Ok(Snapshot { rules: kernel.rules()?, routes, marks: kernel.mark_chain()? })
         })
+    }
+}
+
+/// A lab with the host `router`. None without privilege, which is said on standard error: the test is left out.
+pub(crate) fn router() -> Result<Option<Lab>> {
+    let mut lab = Lab::new();
+    match lab.router("router") {
+        Err(wayfork::lab::Error::Privilege) => {
+            let thread = std::thread::current();
+            // Not by eprintln, which the test harness swallows.
+            let line = format!("LEFT OUT: {}: needs root\n", thread.name().unwrap_or("a test"));
+            std::io::stderr().write_all(line.as_bytes())?;
+            Ok(None)
+        }
+        other => {
+            other?;
+            Ok(Some(lab))
+        }
     }
 }
 

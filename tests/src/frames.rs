@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::IoSliceMut;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,13 +17,42 @@ const TAG: &[u8] = b"wayfork-frame:";
 #[derive(Debug)]
 pub struct Tap(Socket);
 
+/// A frame as it came in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Caught {
+    /// The name in its tag.
+    pub name: String,
+    /// The mark that it carries. What crosses from one namespace to another has lost it (`skb_scrub_packet()`).
+    pub mark: u32,
+    /// Bytes of payload of each segment; 0 where it is one.
+    pub gso_size: u16,
+    /// Every byte.
+    pub frame: Vec<u8>,
+}
+
+/// A TCP packet of many segments, as a driver with segmentation offload hands them to the stack.
+#[derive(Clone, Copy, Debug)]
+pub struct Segments {
+    /// Bytes of payload of each segment.
+    pub size: u16,
+    /// Where the TCP header begins in the frame.
+    pub start: u16,
+    /// IPv6.
+    pub v6: bool,
+}
+
+/// The length of `struct virtio_net_hdr`, which stands before each frame on a [`Tap`] (PACKET_VNET_HDR).
+const OFFLOADS: usize = 10;
+
 impl Tap {
     /// Opens it.
     pub fn open(lab: &Lab, host: &str, dev: &str) -> Result<Self> {
         let socket = lab.netns(host)?.run(|| -> std::io::Result<Socket> {
             let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
             socket.set_nonblocking(true)?;
-            socket.set_recv_buffer_size(1 << 20)?;
+            socket.set_recv_buffer_size(4 << 20)?;
+            set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR)?;
+            set_option(&socket, libc::SOL_SOCKET, SO_RCVMARK)?;
             let index = nix::net::if_::if_nametoindex(dev)?;
             socket.bind(&every_frame(index)?)?;
             Ok(socket)
@@ -33,31 +62,82 @@ impl Tap {
 
     /// Puts a frame on the cable.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        self.0.send(frame).with_context(|| format!("send a frame of {} bytes", frame.len()))?;
+        self.put(&[0; OFFLOADS], frame)
+    }
+
+    /// Puts a frame with a mark on the cable, which it keeps as long as it stays in its namespace.
+    pub fn send_marked(&self, frame: &[u8], mark: u32) -> Result<()> {
+        self.0.set_mark(mark)?;
+        self.send(frame)
+    }
+
+    /// Puts a packet of many segments on the cable, whose TCP checksum is that of the pseudo header alone.
+    pub fn send_segments(&self, frame: &[u8], mark: u32, segments: Segments) -> Result<()> {
+        const NEEDS_CHECKSUM: u8 = 1;
+        const TCPV4: u8 = 1;
+        const TCPV6: u8 = 4;
+        const CHECKSUM: u16 = 16;
+        self.0.set_mark(mark)?;
+        let mut header = vec![NEEDS_CHECKSUM, if segments.v6 { TCPV6 } else { TCPV4 }];
+        for field in [segments.start + 20, segments.size, segments.start, CHECKSUM] {
+            header.extend(field.to_ne_bytes());
+        }
+        self.put(&header, frame)
+    }
+
+    fn put(&self, offloads: &[u8], frame: &[u8]) -> Result<()> {
+        self.0.send(&[offloads, frame].concat()).with_context(|| format!("send a frame of {} bytes", frame.len()))?;
         Ok(())
     }
 
     /// Every tagged frame that comes in until nothing has come for `quiet`, with the name of its tag.
     pub fn catch(&self, quiet: Duration) -> Result<Vec<(String, Vec<u8>)>> {
+        Ok(self.catch_all(quiet)?.into_iter().map(|caught| (caught.name, caught.frame)).collect())
+    }
+
+    /// The same, with everything that can be seen of it.
+    pub fn catch_all(&self, quiet: Duration) -> Result<Vec<Caught>> {
         let mut caught = Vec::new();
         let mut deadline = Instant::now() + quiet;
-        let mut buffer = vec![0u8; 65536];
+        let mut buffer = vec![0u8; OFFLOADS + 65536 + 64];
+        let mut control = nix::cmsg_space!(u32);
         while readable(self.0.as_fd(), deadline)? {
             let mut parts = [IoSliceMut::new(&mut buffer)];
-            let message = recvmsg::<SockaddrStorage>(self.0.as_raw_fd(), &mut parts, None, MsgFlags::MSG_DONTWAIT)?;
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let message = recvmsg::<SockaddrStorage>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
             let outgoing = message
                 .address
                 .as_ref()
                 .and_then(SockaddrStorage::as_link_addr)
                 .is_some_and(|link| link.pkttype() == libc::PACKET_OUTGOING);
+            let mark = message.cmsgs()?.find_map(|control| match control {
+                ControlMessageOwned::Unknown(unknown) if unknown.cmsg_header.cmsg_type == libc::SO_MARK => {
+                    unknown.data_bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+                }
+                _ => None,
+            });
             let length = message.bytes;
-            if let (false, Some(name)) = (outgoing, tag(&buffer[..length])) {
-                caught.push((name, buffer[..length].to_vec()));
+            let frame = &buffer[OFFLOADS..length.max(OFFLOADS)];
+            if let (false, Some(name)) = (outgoing, tag(frame)) {
+                let gso_size = if buffer[1] == 0 { 0 } else { u16::from_ne_bytes([buffer[4], buffer[5]]) };
+                caught.push(Caught { name, mark: mark.unwrap_or(0), gso_size, frame: frame.to_vec() });
                 deadline = Instant::now() + quiet;
             }
         }
         Ok(caught)
     }
+}
+
+/// SO_RCVMARK (include/uapi/asm-generic/socket.h): each packet is read with its mark.
+const SO_RCVMARK: libc::c_int = 75;
+
+fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int) -> std::io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: both options take an int, whose length is given.
+    let outcome = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), size_of_val(&on) as libc::socklen_t)
+    };
+    nix::errno::Errno::result(outcome).map(drop).map_err(Into::into)
 }
 
 /// Waits until a descriptor can be read; false when the deadline has passed.
@@ -132,10 +212,9 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// UDP with a right checksum, ports 4000 and 9000, TTL 64, and a tag.
-    pub fn udp(from: &str, to: &str, name: &str) -> Result<Packet> {
-        let (from, to) = (from.parse()?, to.parse()?);
-        Ok(Packet {
+    /// An empty one, TTL 64.
+    pub fn between(from: IpAddr, to: IpAddr) -> Packet {
+        Packet {
             from,
             to,
             ttl: 64,
@@ -143,11 +222,30 @@ impl Packet {
             id: 1,
             fragment: 0,
             extra: Vec::new(),
-            protocol: 17,
-            body: udp(from, to, 4000, 9000, &payload(name)),
+            protocol: 253,
+            body: Vec::new(),
             length_error: 0,
             checksum_error: 0,
-        })
+        }
+    }
+
+    /// UDP with a right checksum, ports 4000 and 9000, TTL 64, and a tag.
+    pub fn udp(from: &str, to: &str, name: &str) -> Result<Packet> {
+        let (from, to) = (from.parse()?, to.parse()?);
+        let body = udp(from, to, 4000, 9000, &payload(name));
+        Ok(Packet { protocol: 17, body, ..Packet::between(from, to) })
+    }
+
+    /// Makes it a fragment: in IPv4 by its header's fields, in IPv6 by a fragment header.
+    pub fn fragment_as(&mut self, offset: u16, more: bool) {
+        if self.from.is_ipv4() {
+            self.fragment = (offset / 8) | if more { 0x2000 } else { 0 };
+        } else {
+            self.extra = vec![self.protocol, 0];
+            self.extra.extend((offset | u16::from(more)).to_be_bytes());
+            self.extra.extend([0, 0, 0, 1]);
+            self.protocol = 44;
+        }
     }
 
     /// Its ethertype.
@@ -196,12 +294,42 @@ impl Packet {
 
 /// A UDP datagram with its checksum.
 pub fn udp(from: IpAddr, to: IpAddr, sport: u16, dport: u16, data: &[u8]) -> Vec<u8> {
-    let length = (8 + data.len()) as u16;
     let mut bytes = Vec::new();
-    for field in [sport, dport, length, 0] {
+    for field in [sport, dport, (8 + data.len()) as u16, 0] {
         bytes.extend(field.to_be_bytes());
     }
     bytes.extend(data);
+    let sum = sum(&[&pseudo(from, to, 17, bytes.len()), &bytes]);
+    bytes[6..8].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+/// A TCP segment (ACK and PSH) with its checksum; `partial`: with the sum of the pseudo header alone, for
+/// [`Tap::send_segments`].
+pub fn tcp(from: IpAddr, to: IpAddr, sport: u16, dport: u16, data: &[u8], partial: bool) -> Vec<u8> {
+    let mut bytes = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+    bytes.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 0x20, 0, 0, 0, 0, 0]);
+    bytes.extend(data);
+    let pseudo = pseudo(from, to, 6, bytes.len());
+    let sum = if partial { !sum(&[&pseudo]) } else { sum(&[&pseudo, &bytes]) };
+    bytes[16..18].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+/// An ICMP echo request of either family with its checksum.
+pub fn echo(from: IpAddr, to: IpAddr, id: u16, data: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![if from.is_ipv4() { 8 } else { 128 }, 0, 0, 0];
+    bytes.extend(id.to_be_bytes());
+    bytes.extend([0, 1]);
+    bytes.extend(data);
+    let pseudo = if from.is_ipv4() { Vec::new() } else { pseudo(from, to, 58, bytes.len()) };
+    let sum = sum(&[&pseudo, &bytes]);
+    bytes[2..4].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+/// What the checksums of UDP, TCP and ICMPv6 cover besides the packet itself.
+fn pseudo(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
     let mut pseudo = Vec::new();
     for addr in [from, to] {
         match addr {
@@ -209,11 +337,9 @@ pub fn udp(from: IpAddr, to: IpAddr, sport: u16, dport: u16, data: &[u8]) -> Vec
             IpAddr::V6(addr) => pseudo.extend(addr.octets()),
         }
     }
-    pseudo.extend([0, 17]);
-    pseudo.extend(length.to_be_bytes());
-    let sum = sum(&[&pseudo, &bytes]);
-    bytes[6..8].copy_from_slice(&sum.to_be_bytes());
-    bytes
+    pseudo.extend((length as u32).to_be_bytes());
+    pseudo.extend([0, 0, 0, protocol]);
+    pseudo
 }
 
 /// The Internet checksum (RFC 1071) over parts, each of which but the last has an even length.

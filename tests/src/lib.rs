@@ -7,6 +7,8 @@ mod bpf;
 pub mod frames;
 pub mod maps;
 pub mod nft;
+pub mod rig;
 pub mod tc;
+pub mod twins;
 
 pub use bed::{Bed, FAR, POLICY, Snapshot, Way, eventually};

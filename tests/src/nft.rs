@@ -1,8 +1,10 @@
-//! A firewall of another program, made without the program `nft`: one table with one chain that drops.
+//! Firewalls of other programs: one table with one chain that drops, made without the program `nft`; or any rule set, with it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use wayfork::kernel::Netns;
 use wayfork::lab::topology::Lab;
 
 /// The table's name; family inet.
@@ -45,6 +47,22 @@ pub fn drop_all_forwarded(lab: &Lab, host: &str) -> Result<()> {
 /// Deletes the table again.
 pub fn remove(lab: &Lab, host: &str) -> Result<()> {
     commit(lab, host, &[(NFT_MSG_DELTABLE, 0, attribute(NFTA_TABLE_NAME, b"fence\0"))])
+}
+
+/// Runs the program `nft` on a host with a script; all of it is done or nothing.
+pub fn load(lab: &Lab, host: &str, script: &str) -> Result<()> {
+    load_in(lab.netns(host)?, script)
+}
+
+/// The same in a namespace.
+pub fn load_in(netns: &Netns, script: &str) -> Result<()> {
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = netns.spawn(command).context("nft (Debian: nftables) is what this test works with")?;
+    child.stdin.take().context("nft has no input")?.write_all(script.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "nft: {}\n{script}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// One netlink attribute, padded.

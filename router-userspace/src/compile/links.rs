@@ -39,13 +39,17 @@ pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
         entry.flags |= LINK_READS_MARK;
     }
     entry.mtu4 = link.mtu.min(MAX_MTU);
-    // `ip6_dst_mtu_maybe_forward` takes the interface's IPv6 MTU. Without IPv6 nothing fits.
-    entry.mtu6 = match link.v6 {
+    entry.mtu6 = mtu6(link);
+    entry
+}
+
+/// What of IPv6 fits the interface: `ip6_dst_mtu_maybe_forward` takes its IPv6 MTU. Without IPv6 nothing does.
+pub(super) fn mtu6(link: &Link) -> u32 {
+    match link.v6 {
         conf if conf.disabled => 0,
         conf if conf.mtu > 0 => conf.mtu.min(MAX_MTU),
         _ => link.mtu.min(MAX_MTU),
-    };
-    entry
+    }
 }
 
 /// Whether a packet without a route attached can be given to the device: Ethernet devices take any frame; of those without a

@@ -1,6 +1,6 @@
 //! Routes: for each prefix of each table the one route that the kernel takes, or the reason to leave it to the stack.
 
-use super::{Generation, words};
+use super::{Generation, links, words};
 use crate::model::{Family, Host, NextHop, Route, RouteKind};
 use router_common::layout::{
     ADDR_ONLINK, ADDR_SPECIAL, AddrFlags, ROUTE_BLACKHOLE, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST,
@@ -22,12 +22,13 @@ fn is_special(kind: RouteKind) -> bool {
 pub(super) fn compile(host: &Host, generation: &mut Generation) -> [BTreeSet<u32>; 2] {
     let mut groups: BTreeMap<(Family, u32, ipnet::IpNet), Vec<&Route>> = BTreeMap::new();
     let mut addrs: BTreeMap<ipnet::IpNet, AddrFlags> = BTreeMap::new();
+    let own = OwnAddresses::new(host);
     for route in &host.routes {
         if is_special(route.kind) {
             *addrs.entry(route.dst.trunc()).or_default() |= ADDR_SPECIAL;
             continue;
         }
-        let on_link = route.nexthops.iter().any(|hop| hop.via.is_none() && hop.dev != 0);
+        let on_link = route.nexthops.iter().any(|hop| hop.dev != 0 && (hop.via.is_none() || own.is_gateway_of(hop)));
         // Whatever the route's own scope is: a next hop without a gateway is on the link (`fib_check_nh_nongw`).
         if route.kind == RouteKind::Unicast && on_link {
             *addrs.entry(route.dst.trunc()).or_default() |= ADDR_ONLINK;
@@ -36,7 +37,7 @@ pub(super) fn compile(host: &Host, generation: &mut Generation) -> [BTreeSet<u32
     }
     let mut tables = [BTreeSet::new(), BTreeSet::new()];
     for ((family, table, dst), routes) in groups {
-        let Some(entry) = select(host, family, routes) else { continue };
+        let Some(entry) = select(host, &own, family, routes) else { continue };
         tables[usize::from(family == Family::Ipv6)].insert(table);
         let prefix = 32 + u32::from(dst.prefix_len());
         let table = table.to_be_bytes();
@@ -59,6 +60,22 @@ pub(super) fn compile(host: &Host, generation: &mut Generation) -> [BTreeSet<u32
     tables
 }
 
+/// The IPv4 prefixes that this host delivers to itself.
+struct OwnAddresses(Vec<ipnet::IpNet>);
+
+impl OwnAddresses {
+    fn new(host: &Host) -> Self {
+        let local = |route: &&Route| route.kind == RouteKind::Local && route.family == Family::Ipv4;
+        OwnAddresses(host.routes.iter().filter(local).map(|route| route.dst).collect())
+    }
+
+    /// Whether the gateway is an address of this host itself. If it was one already when the route was made, its scope is
+    /// `host`, and the kernel sends as if the route had no gateway (`fib_check_nh_v4_gw()`, `rt_set_nexthop()`). No dump tells.
+    fn is_gateway_of(&self, hop: &NextHop) -> bool {
+        hop.via.is_some_and(|via| !hop.onlink && self.0.iter().any(|net| net.contains(&via)))
+    }
+}
+
 /// Gives every prefix what its covering prefixes say.
 fn inherit(addrs: &BTreeMap<ipnet::IpNet, AddrFlags>) -> BTreeMap<ipnet::IpNet, AddrFlags> {
     addrs
@@ -78,7 +95,7 @@ fn usable(hop: &NextHop) -> bool {
 
 /// The route to one prefix of one table: the lowest metric that is usable. None where none is: the look-up goes on with
 /// the next shorter prefix (`fib_table_lookup` backtracks, `fib6_table_lookup` does).
-fn select(host: &Host, family: Family, mut routes: Vec<&Route>) -> Option<RouteEntry> {
+fn select(host: &Host, own: &OwnAddresses, family: Family, mut routes: Vec<&Route>) -> Option<RouteEntry> {
     let unseen = |route: &Route, reason: PassReason| {
         let mut entry = entry_of(ROUTE_UNSEEN, route);
         entry.reason = reason as u8;
@@ -114,15 +131,20 @@ fn select(host: &Host, family: Family, mut routes: Vec<&Route>) -> Option<RouteE
         return Some(entry);
     }
     let Some(hop) = route.nexthops.first() else { return unseen(route, PassReason::RouteKind) };
-    if hop.encap || hop.dev == 0 {
+    if hop.encap || hop.dev == 0 || own.is_gateway_of(hop) {
         return unseen(route, PassReason::RouteKind);
     }
-    if hop.linkdown || !host.links.contains_key(&hop.dev) {
+    let Some(egress) = host.links.get(&hop.dev).filter(|_| !hop.linkdown) else {
         return unseen(route, PassReason::EgressInterface);
-    }
+    };
     entry.oif = hop.dev;
-    // `ip_dst_mtu_maybe_forward` honours a route's mtu; `ip6_dst_mtu_maybe_forward` a locked one only.
-    entry.mtu = route.mtu.filter(|_| family == Family::Ipv4 || route.mtu_locked).unwrap_or(0);
+    entry.mtu = route.mtu.map_or(0, |mtu| match family {
+        // `ip_dst_mtu_maybe_forward`.
+        Family::Ipv4 => mtu,
+        Family::Ipv6 if route.mtu_locked => mtu,
+        // `ip6_forward` goes by the interface, and `ip6_finish_output` by the route (`ip6_skb_dst_mtu`).
+        Family::Ipv6 => mtu.min(links::mtu6(egress)),
+    });
     if let Some(via) = hop.via {
         entry.via_family = if via.is_ipv4() { 4 } else { 6 };
         entry.via = words::addr(via);

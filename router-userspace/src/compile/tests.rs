@@ -210,15 +210,34 @@ fn what_the_settings_forbid_an_interface() {
 }
 
 #[test]
-fn an_mtu_of_an_ipv6_route_counts_where_it_is_locked() {
-    let with_mtu = |table, dst, locked| {
+fn an_mtu_of_an_ipv6_route_is_bound_by_the_interface_unless_it_is_locked() {
+    let with_mtu = |table, dst, mtu, mtu_locked| {
         let via = if table == 4 { "10.0.0.1" } else { "2001:db8::1" };
-        Route { mtu: Some(9000), mtu_locked: locked, ..route(table, dst, Some(via), 1) }
+        Route { mtu: Some(mtu), mtu_locked, ..route(table, dst, Some(via), 1) }
     };
-    let routes = vec![with_mtu(4, "0.0.0.0/0", false), with_mtu(6, "::/0", false), with_mtu(7, "::/0", true)];
+    let routes = vec![
+        with_mtu(4, "0.0.0.0/0", 9000, false),
+        with_mtu(6, "::/0", 9000, false),
+        with_mtu(7, "::/0", 9000, true),
+        with_mtu(8, "::/0", 1300, false),
+    ];
     let generation = run(&host(vec![], routes));
     assert_eq!(generation.routes4.values().map(|entry| entry.mtu).collect::<Vec<_>>(), [9000]);
-    assert_eq!(generation.routes6.values().map(|entry| entry.mtu).collect::<Vec<_>>(), [0, 9000]);
+    assert_eq!(generation.routes6.values().map(|entry| entry.mtu).collect::<Vec<_>>(), [1500, 9000, 1300]);
+}
+
+#[test]
+fn a_gateway_that_is_an_address_of_this_host_is_a_doubt() {
+    let own = Route { kind: RouteKind::Local, scope: 254, ..route(255, "10.9.0.1/32", None, 1) };
+    let to = |dst, onlink| {
+        let mut route = route(254, dst, Some("10.9.0.1"), 2);
+        route.nexthops[0].onlink = onlink;
+        route
+    };
+    let generation = run(&host(vec![], vec![own, to("10.10.0.0/24", false), to("10.11.0.0/24", true)]));
+    let kinds: Vec<_> = generation.routes4.values().map(|entry| (entry.kind, entry.reason)).collect();
+    assert_eq!(kinds, [(ROUTE_UNSEEN, PassReason::RouteKind as u8), (ROUTE_UNICAST, 0)]);
+    assert_eq!(generation.addrs4[&(24, [10, 10, 0, 0])], ADDR_ONLINK, "its sources may draw redirects");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoMacVlan, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourState};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -120,6 +120,17 @@ impl Admin {
         data.extend((port != 0).then_some(InfoVxlan::Port(port)));
         let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
         self.create(link, info, &format!("make vxlan {}", link.name))
+    }
+
+    /// Makes a macvlan device in mode bridge on top of `lower`: it takes the frames for its own hardware address.
+    pub fn macvlan(&mut self, link: NewLink<'_>, lower: &str) -> Result<()> {
+        let index = self.index(lower)?;
+        let data = InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)]);
+        let mut message = link.message();
+        message.attributes.push(LinkAttribute::Link(index));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::MacVlan), LinkInfo::Data(data)]));
+        let what = format!("make macvlan {} on {lower}", link.name);
+        self.socket.request(Request::new(what, libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &message))
     }
 
     fn create(&mut self, link: NewLink<'_>, info: Vec<LinkInfo>, what: &str) -> Result<()> {

@@ -253,6 +253,14 @@ impl Walker<'_> {
                 for hop in hops {
                     for verdict in judge(route.kind, hop.dev) {
                         let (oif, via) = if verdict == Verdict::Forward { (hop.dev, hop.via) } else { (0, None) };
+                        // A gateway that is this host's own counts as none if it was so when the route was made
+                        // (`fib_check_nh_v4_gw` gives the next hop the scope `host`).
+                        if let Some(IpAddr::V4(own)) = via
+                            && !hop.onlink
+                            && self.host.addresses.iter().any(|address| address.addr == own)
+                        {
+                            reference.ways.push(Way { verdict, oif, via: None, table: route.table, rule });
+                        }
                         reference.ways.push(Way { verdict, oif, via, table: route.table, rule });
                     }
                 }

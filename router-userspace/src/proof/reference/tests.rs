@@ -84,6 +84,15 @@ fn way(host: &Host, packet: &Packet) -> (Verdict, u32, u32) {
 }
 
 #[test]
+fn a_gateway_that_is_an_address_of_this_host_may_count_as_none() {
+    let mut host = host();
+    let own = crate::model::Address { index: 3, addr: ip("10.1.0.1"), prefix_len: 24 };
+    host.addresses.push(own);
+    let vias: Vec<_> = decide(&host, &v4()).ways.iter().map(|way| (way.oif, way.via)).take(2).collect();
+    assert_eq!(vias, [(3, None), (3, Some(ip("10.1.0.1")))]);
+}
+
+#[test]
 fn the_first_rule_with_a_route_decides_and_the_trail_says_so() {
     let mut host = host();
     add(&mut host, rule(Family::Ipv4, 100, 111, Selectors { fwmark: Some((7, u32::MAX)), ..Selectors::default() }));
