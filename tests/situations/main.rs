@@ -1,5 +1,6 @@
 //! Real packets through anonymous network namespaces, with the real binary. One file per situation.
 
+mod exceptions;
 mod firewall;
 mod foreign;
 mod frames;
