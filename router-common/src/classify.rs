@@ -307,8 +307,12 @@ pub fn decide(tables: &impl Tables, config: &Config, ingress: &LinkEntry, walk: 
     if ingress.flags & (if ipv4 { LINK_FORWARDS4 } else { LINK_FORWARDS6 }) == 0 {
         return outcome.leave(PassReason::ForwardingOff);
     }
-    if tables.addr_flags(packet.family, &packet.dst) & ADDR_SPECIAL != 0 {
+    let destination = tables.addr_flags(packet.family, &packet.dst);
+    if destination & ADDR_SPECIAL != 0 {
         return outcome.leave(PassReason::LocalDestination);
+    }
+    if destination & ADDR_EXCEPTION != 0 {
+        return outcome.leave(PassReason::Exception);
     }
     let source = tables.addr_flags(packet.family, &packet.src);
     if source & ADDR_SPECIAL != 0 {

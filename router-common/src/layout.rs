@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Raised whenever a map's layout or meaning changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// An address of either family: IPv4 in the first word, the others 0. The family stands beside it wherever it is used.
 pub type AddrWords = [u32; 4];
@@ -219,6 +219,8 @@ pub type AddrFlags = u32;
 pub const ADDR_SPECIAL: AddrFlags = 1 << 0;
 /// On the link of one of this host's interfaces: a hairpin from here may draw an ICMP redirect.
 pub const ADDR_ONLINK: AddrFlags = 1 << 1;
+/// The stack has learned a gateway or a path MTU for this one destination: it is the stack's.
+pub const ADDR_EXCEPTION: AddrFlags = 1 << 2;
 
 /// Key of `NEIGHBOURS`.
 #[repr(C)]

@@ -170,6 +170,8 @@ reasons! {
     Rewrite = 26, "rewrite";
     #[doc = " The rule that decides has decided otherwise than the kernel; `status` says of which packet (run --shadow)."]
     ShadowDisagreed = 27, "shadow-disagreed";
+    #[doc = " The stack has learned a gateway or a path MTU of its own for this destination."]
+    Exception = 28, "exception";
 }
 
 impl PassReason {

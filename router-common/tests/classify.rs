@@ -81,6 +81,13 @@ fn interfaces_and_addresses_before_rules() {
         world.addrs.insert(addr, ADDR_SPECIAL | ADDR_ONLINK);
         assert_eq!(world.told(packet4()), Told::Pass(reason));
     }
+    let with_exception = |addr| {
+        let mut world = world();
+        world.addrs.insert(addr, ADDR_EXCEPTION);
+        world.told(packet4())
+    };
+    assert_eq!(with_exception(packet4().dst), Told::Pass(PassReason::Exception));
+    assert_eq!(with_exception(packet4().src), Told::Redirect { oif: WAN, table: 111 }, "it is about what goes there");
 
     let mut no6 = world();
     no6.link_mut(LAN).flags &= !LINK_FORWARDS6;

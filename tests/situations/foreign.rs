@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use wayfork::kernel::Kernel;
 use wayfork::lab::traffic::Proto;
 use wayfork::model::{Family, Rule, RuleAction, Selectors};
-use wayfork_tests::{Bed, POLICY};
+use wayfork_tests::{Bed, POLICY, eventually};
 
 /// RTPROT_STATIC: an administrator's.
 const STATIC: u8 = 4;
@@ -137,5 +137,41 @@ fn churn(stop: &AtomicBool, rounds: &AtomicU32) -> wayfork::kernel::Result<()> {
         std::thread::sleep(std::time::Duration::from_millis(10));
         rounds.fetch_add(1, Relaxed);
     }
+    Ok(())
+}
+
+/// More changes than the monitor's buffer holds: everything is the stack's while they last, and afterwards all is true again.
+#[test]
+fn a_storm_of_foreign_rules_ends_with_the_truth() -> Result<()> {
+    const MANY: u32 = 50_000;
+    let mut bed = bed!();
+    let daemon = bed.run("ebpf", POLICY)?;
+    bed.warm()?;
+    // The later the lower, so that the kernel finds the place of each at once. The last one decides.
+    let mut rules: Vec<Rule> = (0..MANY).map(|n| from("10.99.0.0/16", 51_000 - n, 254)).collect::<Result<_>>()?;
+    rules.push(from("192.168.8.10/32", 800, 254)?);
+    let added = bed.kernel(|kernel| kernel.add_rules(&rules).into_iter().collect::<wayfork::kernel::Result<Vec<()>>>());
+    ensure!(added?.len() == rules.len());
+    // Nothing is decided by the old rules from the first announcement on.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let way = bed.send(Family::Ipv4, Proto::Udp, 20)?;
+    ensure!(way.place == "isp1" && way.packets == 20, "{way:?}");
+    let redirects = |bed: &mut Bed, place: &str| {
+        let mut before = u64::MAX;
+        eventually(std::time::Duration::from_secs(120), "redirects by the new rules", || {
+            let way = bed.send(Family::Ipv4, Proto::Udp, 1)?;
+            ensure!(way.place == place, "{way:?}");
+            let now = bed.redirected()?;
+            Ok(now > std::mem::replace(&mut before, now))
+        })
+    };
+    redirects(&mut bed, "isp1")?;
+    rules.reverse();
+    bed.kernel(|kernel| kernel.delete_rules(&rules).into_iter().collect::<wayfork::kernel::Result<Vec<()>>>())?;
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    redirects(&mut bed, "isp2")?;
+    bed.warm()?;
+    bed.expect("isp2")?;
+    ensure!(daemon.stop()?.success());
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Real packets through anonymous network namespaces, with the real binary. One file per situation.
 
 mod chains;
+mod exceptions;
 mod firewall;
 mod foreign;
 mod frames;

@@ -1,4 +1,4 @@
-//! A TC program of somebody else: two instructions, attached by TCX.
+//! Programs of somebody else: two instructions, attached by TCX or as generic XDP.
 
 use crate::bpf;
 use anyhow::{Context, Result};
@@ -14,7 +14,21 @@ pub const NEXT: i32 = -1;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-const BPF_TCX_INGRESS: u32 = 46;
+/// Where a TC program is attached.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Side {
+    /// BPF_TCX_INGRESS.
+    Ingress = 46,
+    /// BPF_TCX_EGRESS.
+    Egress = 47,
+}
+
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
+const XDP_FLAGS_SKB_MODE: u32 = 2;
+/// XDP_DROP.
+const XDP_DROP: i32 = 1;
 
 /// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
 #[repr(C)]
@@ -42,29 +56,41 @@ struct Link {
     expected_revision: u64,
 }
 
-/// A program that answers every packet with one verdict, last on the ingress of an interface for as long as this lives.
+/// A program that answers every packet with one verdict, last on one side of an interface for as long as this lives.
 /// None where the kernel has no TCX (before 6.6).
-pub fn attach(lab: &Lab, host: &str, dev: &str, verdict: i32) -> Result<Option<OwnedFd>> {
-    let link = lab.netns(host)?.run(|| -> io::Result<OwnedFd> {
-        let index = nix::net::if_::if_nametoindex(dev)?;
-        let program = load(verdict)?;
-        let link = Link {
-            prog_fd: program.as_raw_fd() as u32,
-            target_ifindex: index,
-            attach_type: BPF_TCX_INGRESS,
-            flags: 0,
-            relative_fd: 0,
-            expected_revision: 0,
-        };
-        bpf::open(BPF_LINK_CREATE, &link)
-    })?;
-    match link {
+pub fn attach(lab: &Lab, host: &str, dev: &str, side: Side, verdict: i32) -> Result<Option<OwnedFd>> {
+    match link(lab, host, dev, (BPF_PROG_TYPE_SCHED_CLS, verdict), side as u32, 0)? {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
         link => Ok(Some(link.with_context(|| format!("attach a program to {dev} of {host}"))?)),
     }
 }
 
-fn load(verdict: i32) -> io::Result<OwnedFd> {
+/// A generic XDP program that drops all that comes in by an interface, for as long as this lives.
+pub fn drop_by_generic_xdp(lab: &Lab, host: &str, dev: &str) -> Result<OwnedFd> {
+    let link = link(lab, host, dev, (BPF_PROG_TYPE_XDP, XDP_DROP), BPF_XDP, XDP_FLAGS_SKB_MODE)?;
+    link.with_context(|| format!("attach an XDP program to {dev} of {host}"))
+}
+
+fn link(
+    lab: &Lab,
+    host: &str,
+    dev: &str,
+    (kind, verdict): (u32, i32),
+    attach_type: u32,
+    flags: u32,
+) -> Result<io::Result<OwnedFd>> {
+    Ok(lab.netns(host)?.run(|| -> io::Result<OwnedFd> {
+        let target_ifindex = nix::net::if_::if_nametoindex(dev)?;
+        let program = load(kind, verdict)?;
+        let prog_fd = program.as_raw_fd() as u32;
+        bpf::open(
+            BPF_LINK_CREATE,
+            &Link { prog_fd, target_ifindex, attach_type, flags, relative_fd: 0, expected_revision: 0 },
+        )
+    })?)
+}
+
+fn load(prog_type: u32, verdict: i32) -> io::Result<OwnedFd> {
     // r0 = verdict; exit
     let mut instructions = [0u8; 16];
     instructions[0] = 0xb7;
@@ -73,7 +99,7 @@ fn load(verdict: i32) -> io::Result<OwnedFd> {
     let mut prog_name = [0u8; 16];
     prog_name[..7].copy_from_slice(b"foreign");
     let attr = Load {
-        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        prog_type,
         insn_cnt: 2,
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,

@@ -4,7 +4,7 @@ use super::args::PlanArgs;
 use super::render::plan::{Document, Interface, Wait, text};
 use super::{Exit, Global, Outcome, output, policy_file};
 use crate::fastpath::{Capacity, FastPath, PROGRAM};
-use crate::kernel::{ForeignPrograms, Kernel, Netlink, survey};
+use crate::kernel::{Kernel, Netlink, survey};
 use crate::mirror::{self, Item, Kind, MarkClasses, Op, Words};
 use crate::model::Host;
 use crate::policy::{Mode, Policy};
@@ -93,20 +93,10 @@ fn judge(policy: &Policy, host: &Host) -> (Judgement, Option<String>) {
             return (pass_all("the fast path cannot be loaded here".to_owned(), judgement), Some(error.to_string()));
         }
     };
-    let mut programs = ForeignPrograms::default();
-    for link in host.links.values() {
-        match fast.foreign_programs(link.index) {
-            // A running router's is none of others'.
-            Ok(found) => {
-                let names: Vec<String> =
-                    found.into_iter().map(|program| program.name).filter(|name| name != PROGRAM).collect();
-                if !names.is_empty() {
-                    programs.tcx.insert(link.index, names);
-                }
-            }
-            Err(error) => programs.doubts.push(format!("TC programs of {}: {error}", link.name)),
-        }
-    }
+    let mut programs = fast.foreign(host.links.keys().copied());
+    // A running router's is none of others'.
+    programs.tcx.values_mut().for_each(|names| names.retain(|name| name != PROGRAM));
+    programs.tcx.retain(|_, names| !names.is_empty());
     (safety::judge(&after, &survey(programs), &wanted), None)
 }
 

@@ -3,7 +3,7 @@
 use super::{Generation, links, words};
 use crate::model::{Family, Host, NextHop, Route, RouteKind};
 use router_common::layout::{
-    ADDR_ONLINK, ADDR_SPECIAL, AddrFlags, ROUTE_BLACKHOLE, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST,
+    ADDR_EXCEPTION, ADDR_ONLINK, ADDR_SPECIAL, AddrFlags, ROUTE_BLACKHOLE, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST,
     ROUTE_UNREACHABLE, ROUTE_UNSEEN, RouteEntry, RouteKey4, RouteKey6,
 };
 use router_common::verdict::PassReason;
@@ -34,6 +34,9 @@ pub(super) fn compile(host: &Host, generation: &mut Generation) -> [BTreeSet<u32
             *addrs.entry(route.dst.trunc()).or_default() |= ADDR_ONLINK;
         }
         groups.entry((route.family, route.table, route.dst.trunc())).or_default().push(route);
+    }
+    for destination in &host.exceptions {
+        *addrs.entry((*destination).into()).or_default() |= ADDR_EXCEPTION;
     }
     let mut tables = [BTreeSet::new(), BTreeSet::new()];
     for ((family, table, dst), routes) in groups {

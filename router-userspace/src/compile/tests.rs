@@ -260,3 +260,14 @@ fn a_rule_in_fallback_is_told_in_every_list() {
         assert_eq!(flags, [false, true]);
     }
 }
+
+#[test]
+fn a_destination_with_an_exception_is_told_by_its_address_alone() {
+    use router_common::layout::ADDR_EXCEPTION;
+    let mut host = host(vec![], vec![route(254, "10.9.0.0/24", None, 1)]);
+    host.exceptions = ["10.9.0.7", "2001:db8::7"].map(|addr| addr.parse().expect("an address")).into();
+    let generation = run(&host);
+    assert_eq!(generation.addrs4[&(32, [10, 9, 0, 7])], ADDR_EXCEPTION | ADDR_ONLINK);
+    assert_eq!(generation.addrs4[&(24, [10, 9, 0, 0])], ADDR_ONLINK);
+    assert_eq!(generation.addrs6.values().collect::<Vec<_>>(), [&ADDR_EXCEPTION]);
+}

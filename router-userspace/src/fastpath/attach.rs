@@ -19,7 +19,7 @@ pub enum Attached {
     Clsact,
 }
 
-/// A program of somebody else's at TCX ingress.
+/// A program of somebody else's at TCX.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignProgram {
     /// Program id, as bpftool shows it.
@@ -120,16 +120,26 @@ impl FastPath {
     /// The programs of others at TCX ingress of an interface, in order; none on kernels without TCX (before 6.6), where
     /// others can only be clsact filters.
     pub fn foreign_programs(&mut self, ifindex: u32) -> Result<Vec<ForeignProgram>> {
+        self.programs_at(ifindex, TcAttachType::Ingress)
+    }
+
+    /// The same at TCX egress.
+    pub fn egress_programs(&mut self, ifindex: u32) -> Result<Vec<ForeignProgram>> {
+        self.programs_at(ifindex, TcAttachType::Egress)
+    }
+
+    fn programs_at(&mut self, ifindex: u32, side: TcAttachType) -> Result<Vec<ForeignProgram>> {
         let name = interface_name(ifindex)?;
         let what = format!("list the TCX programs of {name}");
-        let own = program(&mut self.ebpf, PROGRAM)?.info().map_err(|error| Error::from_any(&what, error))?.id();
-        let programs = match SchedClassifier::query_tcx(&name, TcAttachType::Ingress) {
+        let programs = match SchedClassifier::query_tcx(&name, side) {
+            Ok((_, programs)) if programs.is_empty() => return Ok(Vec::new()),
             Ok((_, programs)) => programs,
             Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EINVAL) => {
                 return Ok(Vec::new());
             }
             Err(error) => return Err(Error::from_any(what, error)),
         };
+        let own = program(&mut self.ebpf, PROGRAM)?.info().map_err(|error| Error::from_any(&what, error))?.id();
         let foreign = programs.iter().filter(|program| program.id() != own);
         Ok(foreign
             .map(|program| ForeignProgram {

@@ -10,16 +10,24 @@ use std::time::Duration;
 impl FastPath {
     /// The programs of others on these interfaces and on netfilter's hooks. What cannot be listed is a doubt.
     pub fn foreign(&mut self, interfaces: impl IntoIterator<Item = u32>) -> ForeignPrograms {
-        let mut programs = ForeignPrograms { netfilter: netfilter_programs(), ..ForeignPrograms::default() };
+        ForeignPrograms { netfilter: netfilter_programs(), ..self.foreign_tcx(interfaces) }
+    }
+
+    /// Those at TCX alone: cheap enough to be asked for often.
+    pub fn foreign_tcx(&mut self, interfaces: impl IntoIterator<Item = u32>) -> ForeignPrograms {
+        let mut programs = ForeignPrograms::default();
         for ifindex in interfaces {
-            match self.foreign_programs(ifindex) {
-                Ok(found) if found.is_empty() => {}
-                Ok(found) => {
-                    programs.tcx.insert(ifindex, found.into_iter().map(|program| program.name).collect());
+            let (ingress, egress) = (self.foreign_programs(ifindex), self.egress_programs(ifindex));
+            for (found, all) in [(ingress, &mut programs.tcx), (egress, &mut programs.tcx_egress)] {
+                match found {
+                    Ok(found) if found.is_empty() => {}
+                    Ok(found) => {
+                        all.insert(ifindex, found.into_iter().map(|program| program.name).collect());
+                    }
+                    // It went meanwhile, and with it whatever was attached to it.
+                    Err(Error::NoInterface(_)) => {}
+                    Err(error) => programs.doubts.push(error.to_string()),
                 }
-                // It went meanwhile, and with it whatever was attached to it.
-                Err(Error::NoInterface(_)) => {}
-                Err(error) => programs.doubts.push(error.to_string()),
             }
         }
         programs

@@ -10,6 +10,7 @@ mod attach;
 mod error;
 mod foreign;
 mod frame;
+mod grace;
 mod load;
 mod object;
 mod probe;

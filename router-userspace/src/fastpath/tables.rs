@@ -1,5 +1,6 @@
 //! The maps, kept in step with a [`Generation`].
 
+use super::grace::wait_for_running_programs;
 use super::{Error, Result};
 use crate::compile::Generation;
 use aya::Ebpf;
@@ -82,7 +83,7 @@ impl Tables {
     pub fn suspend(&mut self) -> Result<()> {
         if self.is_active() {
             self.set_config(Config { active: 0, ..self.current })?;
-            wait_for_running_programs();
+            wait_for_running_programs()?;
         }
         Ok(())
     }
@@ -201,19 +202,6 @@ impl Tables {
 
 fn length(len: usize) -> Result<u32> {
     u32::try_from(len).map_err(|_| Error::Full)
-}
-
-/// Returns when every program that was running has ended: they run in RCU read-side sections, and MEMBARRIER_CMD_GLOBAL waits
-/// for these (`synchronize_rcu()` in kernel/sched/membarrier.c).
-fn wait_for_running_programs() {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-    // SAFETY: a system call without pointers.
-    let status = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if status != 0 {
-        // Kernels with nohz_full CPUs, or without membarrier, refuse it. A program runs for microseconds, with bottom halves
-        // off: this is long enough.
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A map written entry by entry.

@@ -11,7 +11,7 @@ use crate::model::{
     Address, Family, Host, Link, MarkRule, Neighbour, Route, RouteKind, Rule, RuleAction, Settings, TABLE_DEFAULT,
     TABLE_LOCAL, TABLE_MAIN,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 
@@ -302,6 +302,10 @@ impl Kernel for FakeKernel {
 
     fn settings(&mut self) -> Result<Settings> {
         Ok(self.host.settings)
+    }
+
+    fn exceptions(&mut self) -> Result<BTreeSet<IpAddr>> {
+        Ok(self.host.exceptions.clone())
     }
 
     fn add_rule(&mut self, rule: &Rule) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use super::Result;
 use super::attributes::{Attribute, Attributes, Decode, Malformed, decode, family_number, family_of};
-use super::socket::Socket;
+use super::socket::{Request, Socket};
 use crate::model::{Address, DeviceConf, Family, Link};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressMessage;
@@ -21,6 +21,7 @@ const IFLA_INET6_CONF: u16 = 2;
 /// IPV4_DEVCONF_* - 1: places in the array of IFLA_INET_CONF (include/uapi/linux/ip.h).
 mod v4 {
     pub const FORWARDING: usize = 0;
+    pub const ACCEPT_REDIRECTS: usize = 3;
     pub const SEND_REDIRECTS: usize = 5;
     pub const RP_FILTER: usize = 7;
     pub const ACCEPT_LOCAL: usize = 22;
@@ -33,6 +34,7 @@ mod v4 {
 mod v6 {
     pub const FORWARDING: usize = 0;
     pub const MTU: usize = 2;
+    pub const ACCEPT_REDIRECTS: usize = 4;
     pub const DISABLE_IPV6: usize = 26;
     pub const IGNORE_LINKDOWN: usize = 39;
     pub const FORCE_FORWARDING: usize = 59;
@@ -46,6 +48,16 @@ pub(super) fn dump(socket: &mut Socket) -> Result<BTreeMap<u32, Link>> {
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     let links = socket.dump(what, libc::RTM_GETLINK, &request, |bytes| decode(what, || read(bytes).map(Some)))?;
     Ok(links.into_iter().map(|link| (link.index, link)).collect())
+}
+
+/// The loopback device is asked for and nothing is learned: `rtnl_getlink` takes the RTNL lock, and so waits for its holder.
+pub(super) fn ask_loopback(socket: &mut Socket) -> Result<()> {
+    let what = "wait for changes under way";
+    let mut request = LinkMessage::default();
+    // LOOPBACK_IFINDEX, in every namespace.
+    request.header.index = 1;
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    socket.ask(Request::new(what, libc::RTM_GETLINK, 0, &request), |_| Ok(()))
 }
 
 /// One interface from the payload of RTM_NEWLINK.
@@ -121,6 +133,7 @@ fn read_v4(array: &Attribute<'_>) -> DeviceConf {
     DeviceConf {
         forwarding: on(v4::FORWARDING),
         rp_filter: array.element(v4::RP_FILTER).and_then(|value| u8::try_from(value).ok()).unwrap_or(0),
+        accept_redirects: on(v4::ACCEPT_REDIRECTS),
         send_redirects: on(v4::SEND_REDIRECTS),
         accept_local: on(v4::ACCEPT_LOCAL),
         src_valid_mark: on(v4::SRC_VALID_MARK),
@@ -135,6 +148,7 @@ fn read_v6(array: &Attribute<'_>) -> DeviceConf {
     DeviceConf {
         forwarding: on(v6::FORWARDING),
         force_forwarding: on(v6::FORCE_FORWARDING),
+        accept_redirects: on(v6::ACCEPT_REDIRECTS),
         ignore_linkdown: on(v6::IGNORE_LINKDOWN),
         mtu: array.element(v6::MTU).unwrap_or(0),
         disabled: on(v6::DISABLE_IPV6),

@@ -6,6 +6,7 @@ pub mod admin;
 mod attributes;
 mod error;
 pub mod fake;
+mod far_ends;
 #[cfg(test)]
 mod guard_testing;
 mod hooks;
@@ -33,10 +34,10 @@ pub use monitor::Monitor;
 pub use netlink::Netlink;
 pub use netns::Netns;
 pub use rules::rule_matches_deletion;
-pub use survey::{ForeignPrograms, remove_empty_clsact, survey};
+pub use survey::{ForeignPrograms, cheap_facts_hold, remove_empty_clsact, survey};
 
 use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, Settings};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// A question to RTM_GETROUTE: where would this packet go?
@@ -121,8 +122,20 @@ pub trait Kernel {
     /// Asks the kernel to revalidate a neighbour as if a packet had used it (NTF_USE).
     fn use_neighbour(&mut self, index: u32, addr: IpAddr) -> Result<()>;
 
-    /// Everything at once.
+    /// Destinations for which the stack has learned something of its own: a gateway from an ICMP redirect, a path MTU. It tells
+    /// nobody of these.
+    fn exceptions(&mut self) -> Result<BTreeSet<IpAddr>> {
+        Ok(BTreeSet::new())
+    }
+    /// Returns when every change is complete that had begun before.
+    fn wait_for_changes(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Everything at once, with every change complete that was announced before. What a change does without announcing it
+    /// (routes that go with their next-hop object, device or address) is done by then.
     fn host(&mut self) -> Result<Host> {
+        self.wait_for_changes()?;
         Ok(Host {
             rules: self.rules()?,
             routes: self.routes()?,
@@ -130,6 +143,7 @@ pub trait Kernel {
             addresses: self.addresses()?,
             neighbours: self.neighbours()?,
             settings: self.settings()?,
+            exceptions: self.exceptions()?,
         })
     }
 }

@@ -15,7 +15,9 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// The longest notification that is taken; a longer one counts as lost.
 const DATAGRAM: usize = 1 << 16;
 /// Datagrams read before the events are handed out, so that a flood of changes does not hold the first one back.
-const BATCH: usize = 1024;
+const BATCH: usize = 64;
+/// Batches that are forgotten at once: more than the receive buffer holds.
+const FORGOTTEN: usize = 4096;
 
 /// What next-hop objects' notifications are called (include/uapi/linux/rtnetlink.h).
 const RTM_NEWNEXTHOP: u16 = 104;
@@ -133,6 +135,17 @@ impl Monitor {
             }
         }
         Ok(events)
+    }
+
+    /// Forgets what was told so far: all is about to be read again. Where more comes faster than it is forgotten, the rest is
+    /// still told.
+    pub fn forget(&mut self) -> Result<()> {
+        for _ in 0..FORGOTTEN {
+            if self.next_events()?.is_empty() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Error, Kernel, Netns, Result, RouteAnswer, RouteQuery};
 use super::{links, neighbours, nft, route_get, routes, rules, settings};
 use crate::model::{Address, Link, MarkRule, Neighbour, Route, Rule, Settings};
 use netlink_sys::protocols::NETLINK_ROUTE;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The kernel of this host, in the network namespace of the thread that opened it, on whichever thread it is used.
@@ -72,6 +72,17 @@ impl Kernel for Netlink {
 
     fn settings(&mut self) -> Result<Settings> {
         self.inside(settings::read_all)
+    }
+
+    fn exceptions(&mut self) -> Result<BTreeSet<IpAddr>> {
+        routes::exceptions(&mut self.socket)
+    }
+
+    /// What is flushed unannounced (`fib_table_flush`) is flushed by whoever holds the RTNL lock, and announces the cause under
+    /// the same hold. Dumps of rules and routes are made without it: they can see half of a flush. A question that waits for
+    /// the lock is answered when the flush is over.
+    fn wait_for_changes(&mut self) -> Result<()> {
+        links::ask_loopback(&mut self.socket)
     }
 
     fn add_rule(&mut self, rule: &Rule) -> Result<()> {

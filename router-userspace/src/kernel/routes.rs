@@ -10,6 +10,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAttribute as Attr, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
 };
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Length of `struct rtmsg`.
@@ -32,7 +33,7 @@ const IPV6_METRIC: u32 = 1024;
 pub(super) fn dump(socket: &mut Socket) -> Result<Vec<Route>> {
     let mut all = Vec::new();
     for family in Family::BOTH {
-        all.extend(dump_where(socket, family, |_| ())?);
+        all.extend(dump_where(socket, family, |_| (), false)?);
     }
     // With net.ipv4.nexthop_compat_mode = 0 a route of a next-hop object reports the object's number alone.
     let bare = |route: &Route| route.nhid != 0 && route.nexthops.is_empty() && has_ways(route.kind);
@@ -46,19 +47,35 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<Route>> {
 }
 
 /// The routes of a family that the kernel finds to agree with what `filter` puts into the request.
-fn dump_where(socket: &mut Socket, family: Family, filter: impl Fn(&mut RouteMessage)) -> Result<Vec<Route>> {
+fn dump_where(
+    socket: &mut Socket,
+    family: Family,
+    filter: impl Fn(&mut RouteMessage),
+    cloned: bool,
+) -> Result<Vec<Route>> {
     let what = format!("read the {family} routes");
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::from(family_number(family));
     filter(&mut request);
     // A kernel without IPv6 answers for all the families it has.
-    let read = |bytes: &[u8]| Ok(decode(&what, || read(bytes))?.filter(|route| route.family == family));
+    let read = |bytes: &[u8]| Ok(decode(&what, || read(bytes, cloned))?.filter(|route| route.family == family));
     let routes = socket.dump(&what, libc::RTM_GETROUTE, &request, read);
     match routes {
         // No such table yet, or no such family.
         Err(error) if matches!(error.errno(), libc::ENOENT | libc::EAFNOSUPPORT) => Ok(Vec::new()),
         other => other,
     }
+}
+
+/// The destinations of the stack's own exceptions to routes (RTM_F_CLONED; 5.3 and later, `fib_dump_info_fnhe`,
+/// `rt6_nh_dump_exceptions`). An IPv4 exception is listed once a packet has used it.
+pub(super) fn exceptions(socket: &mut Socket) -> Result<BTreeSet<IpAddr>> {
+    let mut all = BTreeSet::new();
+    for family in Family::BOTH {
+        let cloned = |request: &mut RouteMessage| request.header.flags = RouteFlags::Cloned;
+        all.extend(dump_where(socket, family, cloned, true)?.into_iter().map(|route| route.dst.addr()));
+    }
+    Ok(all)
 }
 
 /// What one RTM_NEWROUTE says, before it becomes a [`Route`]; an answer to RTM_GETROUTE has the same form.
@@ -71,13 +88,13 @@ pub(super) struct Message {
     pub via: Option<IpAddr>,
 }
 
-/// One route; None for what is no route of IPv4 or IPv6, and for cached ones.
-fn read(bytes: &[u8]) -> Decode<Option<Route>> {
+/// One route; None for what is no route of IPv4 or IPv6. Either the stack's own copies alone, or all but these.
+fn read(bytes: &[u8], cloned: bool) -> Decode<Option<Route>> {
     let Some(message) = read_message(bytes)? else {
         return Ok(None);
     };
-    let cached = message.header.flags.contains(RouteFlags::Cloned);
-    Ok((!cached).then_some(message.route))
+    let is_cloned = message.header.flags.contains(RouteFlags::Cloned);
+    Ok((is_cloned == cloned).then_some(message.route))
 }
 
 /// Reads the payload of RTM_NEWROUTE.
@@ -160,7 +177,8 @@ fn hop_attribute(hop: &mut NextHop, attribute: &Attribute<'_>) -> Decode<bool> {
             // A gateway that is no IP address: nothing that could be sent to from here.
             None => hop.encap = true,
         },
-        libc::RTA_ENCAP | libc::RTA_ENCAP_TYPE => hop.encap = true,
+        // A realm is looked up in the packet's route, which only the stack attaches.
+        libc::RTA_ENCAP | libc::RTA_ENCAP_TYPE | libc::RTA_FLOW => hop.encap = true,
         _ => return Ok(false),
     }
     Ok(true)
@@ -332,11 +350,12 @@ pub(super) fn delete(socket: &mut Socket, route: &Route) -> Result<()> {
     let what = format!("delete route: {}", describe(route));
     let message = message(&what, route)?;
     let header = &message.header;
-    let there = dump_where(socket, route.family, |request| {
+    let filter = |request: &mut RouteMessage| {
         request.header.table = header.table;
         request.header.protocol = header.protocol;
         request.attributes.push(Attr::Table(route.table));
-    })?;
+    };
+    let there = dump_where(socket, route.family, filter, false)?;
     let mut wanted = route.clone();
     if wanted.family == Family::Ipv6 && wanted.metric == 0 {
         wanted.metric = IPV6_METRIC;

@@ -16,6 +16,7 @@ pub(super) fn read_all() -> Result<Settings> {
         all_v4: DeviceConf {
             forwarding: on("net.ipv4.conf.all.forwarding")?,
             rp_filter: small("net.ipv4.conf.all.rp_filter")?,
+            accept_redirects: on("net.ipv4.conf.all.accept_redirects")?,
             send_redirects: on("net.ipv4.conf.all.send_redirects")?,
             accept_local: on("net.ipv4.conf.all.accept_local")?,
             src_valid_mark: on("net.ipv4.conf.all.src_valid_mark")?,

@@ -1,6 +1,6 @@
 //! Everything that could act on a redirected or marked packet, read at once.
 
-use super::{Event, Monitor, Result, hooks, nft_list, tc, xfrm};
+use super::{Event, Monitor, Result, far_ends, hooks, nft_list, tc, xfrm};
 use crate::safety::Facts;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_XFRM};
 use std::collections::BTreeMap;
@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 pub struct ForeignPrograms {
     /// TCX programs on ingress by interface index: their names.
     pub tcx: BTreeMap<u32, Vec<String>>,
+    /// TCX programs on egress.
+    pub tcx_egress: BTreeMap<u32, Vec<String>>,
     /// Netfilter programs, on whatever hook and in whatever namespace, as messages call them. They count where the kernel
     /// does not list its hooks.
     pub netfilter: Vec<String>,
@@ -19,7 +21,8 @@ pub struct ForeignPrograms {
 
 /// Surveys the calling thread's network namespace. What cannot be read becomes a doubt: there are no errors.
 pub fn survey(programs: ForeignPrograms) -> Facts {
-    let mut facts = Facts { doubts: programs.doubts, tcx: programs.tcx, ..Facts::default() };
+    let mut facts =
+        Facts { doubts: programs.doubts, tcx: programs.tcx, tcx_egress: programs.tcx_egress, ..Facts::default() };
     let mut doubts = Vec::new();
     let rules = or_doubt("nftables", nft_list::ruleset(), &mut doubts);
     (facts.chains, facts.flowtables) = rules;
@@ -30,8 +33,17 @@ pub fn survey(programs: ForeignPrograms) -> Facts {
     (facts.xfrm_policies, facts.xfrm_refuses) = or_doubt("xfrm policies", xfrm::policies(), &mut doubts);
     facts.fwmark_reflect = or_doubt("fwmark_reflect", hooks::fwmark_reflect(), &mut doubts);
     facts.filters = or_doubt("traffic control", tc::filters(), &mut doubts);
+    facts.generic_xdp = or_doubt("XDP programs behind virtual devices", far_ends::generic_xdp(), &mut doubts);
     facts.doubts.append(&mut doubts);
     facts
+}
+
+/// Whether a survey would find these TCX programs and the legacy tables as `facts` has them: the part that costs so little
+/// that it can be asked at every tick.
+pub fn cheap_facts_hold(facts: &Facts, tcx: &ForeignPrograms) -> Result<bool> {
+    let known = tcx.doubts.iter().all(|doubt| facts.doubts.contains(doubt));
+    let programs = known && tcx.tcx == facts.tcx && tcx.tcx_egress == facts.tcx_egress;
+    Ok(programs && hooks::legacy_tables()? == facts.legacy_tables)
 }
 
 fn or_doubt<T: Default>(what: &str, answer: Result<T>, doubts: &mut Vec<String>) -> T {

@@ -1,7 +1,7 @@
 //! What one network namespace holds: the snapshot that every decision is compiled from.
 
 use super::{Family, Route, Rule};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// An interface.
@@ -45,6 +45,8 @@ pub struct DeviceConf {
     pub force_forwarding: bool,
     /// IPv4 `rp_filter`: 0, 1 strict, 2 loose.
     pub rp_filter: u8,
+    /// `accept_redirects`.
+    pub accept_redirects: bool,
     /// IPv4 `send_redirects`.
     pub send_redirects: bool,
     /// IPv4 `accept_local`.
@@ -140,6 +142,8 @@ pub struct Host {
     pub neighbours: Vec<Neighbour>,
     /// Settings.
     pub settings: Settings,
+    /// Destinations for which the stack has a gateway or a path MTU of its own, which no route shows.
+    pub exceptions: BTreeSet<IpAddr>,
 }
 
 impl Host {
@@ -169,6 +173,17 @@ impl Host {
         match family {
             Family::Ipv4 => link.v4.forwarding,
             Family::Ipv6 => self.settings.all_v6.forwarding || link.v6.force_forwarding,
+        }
+    }
+
+    /// Whether an ICMP redirect that comes in here makes the stack change a gateway. IPv4: `IN_DEV_RX_REDIRECTS`, both switches
+    /// where the interface forwards and either where it does not; IPv6: not where it forwards (`rt6_do_redirect`).
+    pub fn accepts_redirects(&self, link: &Link, family: Family) -> bool {
+        let (all, own) = (self.settings.all_v4.accept_redirects, link.v4.accept_redirects);
+        match family {
+            Family::Ipv4 if link.v4.forwarding => all && own,
+            Family::Ipv4 => all || own,
+            Family::Ipv6 => link.v6.accept_redirects && !link.v6.forwarding && !link.v6.disabled,
         }
     }
 

@@ -45,7 +45,7 @@ pub struct NextHop {
     pub dead: bool,
     /// RTNH_F_LINKDOWN: no carrier; unused where `ignore_routes_with_linkdown` is set.
     pub linkdown: bool,
-    /// It wraps the packet (RTA_ENCAP: MPLS, SEG6, …).
+    /// It does more than send the packet: it wraps it (RTA_ENCAP: MPLS, SEG6, …), or gives it a realm (RTA_FLOW).
     pub encap: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Counters by rule id, whatever happens to the slots and maps below.
 
 use router_common::layout::Counter;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What each rule counted since the router started.
 #[derive(Debug, Default)]
@@ -43,7 +43,8 @@ impl Counters {
     /// Takes slots in fresh maps without forgetting what was carried over.
     pub fn reassign(&mut self, ids: &[Option<String>]) {
         self.slots = ids.iter().map(|id| id.clone().map(|id| (id, Counter::default()))).collect();
-        self.carried.retain(|id, _| ids.iter().flatten().any(|known| known == id));
+        let known: HashSet<&String> = ids.iter().flatten().collect();
+        self.carried.retain(|id, _| known.contains(id));
     }
 
     /// What each rule has counted.

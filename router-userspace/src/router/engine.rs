@@ -2,10 +2,11 @@
 
 use super::counters::Counters;
 use super::shadow::Shadow;
+use super::watch::Watch;
 use super::{Options, RouterError};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
-use crate::kernel::{Event, Kernel, Monitor, Netlink, remove_empty_clsact, survey};
+use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact, survey};
 use crate::mirror::{self, MarkClasses};
 use crate::model::Host;
 use crate::policy::{Mode, Policy};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 /// How long the program may decide after the loader was last seen alive. A dead loader's decisions end within 2 seconds.
 const LEASE: Duration = Duration::from_millis(1500);
-/// How often what nobody announces is surveyed again: legacy tables, hooks, foreign TC programs.
+/// How often all that nobody announces is surveyed again: hooks, programs, filters. What is cheap of it, at every tick.
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
 
 /// How many passes follow each other at once while the kernel goes on changing.
@@ -47,6 +48,8 @@ pub(super) struct Engine {
     pub(super) active: bool,
     pub(super) since: Instant,
     surveyed: Instant,
+    /// Runs while there is a fast path.
+    watch: Option<Watch>,
     /// The last attempt failed; every tick tries again.
     behind: bool,
     /// Opened before the first reading, so that nothing that happens in between is missed.
@@ -82,6 +85,7 @@ impl Engine {
             active: false,
             since: now,
             surveyed: now,
+            watch: None,
             behind: false,
             monitor,
             outdated: false,
@@ -181,8 +185,10 @@ impl Engine {
 
     /// Reads again what may have changed without an announcement; true where it has.
     fn unannounced(&mut self) -> Result<bool, RouterError> {
-        if self.fast.is_none() {
-            return Ok(false);
+        let Some(fast) = &mut self.fast else { return Ok(false) };
+        let tcx = fast.foreign_tcx(self.host.links.keys().copied());
+        if self.watch.as_ref().is_some_and(Watch::has_changed) || !cheap_facts_hold(&self.facts, &tcx)? {
+            return Ok(true);
         }
         if self.kernel.settings()? != self.host.settings || self.kernel.links()? != self.host.links {
             return Ok(true);
@@ -305,6 +311,7 @@ impl Engine {
     /// One pass: suspend, read, judge, mirror, compile, write, activate.
     fn update(&mut self, policy: &Policy) -> Result<(), RouterError> {
         self.suspend();
+        self.monitor.forget()?;
         let mode = self.mode(policy);
         self.host = self.kernel.host()?;
         if mode == Mode::Netlink {
@@ -368,6 +375,7 @@ impl Engine {
     /// Takes the program off every interface.
     fn drop_fast_path(&mut self) {
         self.suspend();
+        self.watch = None;
         let Some(mut fast) = self.fast.take() else { return };
         for ifindex in std::mem::take(&mut self.attached) {
             if let Err(error) = detach(&mut fast, ifindex) {
@@ -424,6 +432,8 @@ impl Engine {
         }
         fast.apply(&generation)?;
         self.generation = generation;
+        let watch = self.watch.take().map_or_else(Watch::start, Ok)?;
+        self.watch.insert(watch).expect(&self.host);
         self.updates += 1;
         self.active = true;
         self.outdated = self.note_announced();

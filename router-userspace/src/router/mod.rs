@@ -9,6 +9,7 @@ mod run_loop;
 mod server;
 mod shadow;
 pub mod status;
+mod watch;
 
 pub use run_loop::run;
 pub use shadow::{BadRate, Rate, ShadowOptions};

@@ -27,6 +27,10 @@ pub struct Facts {
     pub filters: BTreeMap<u32, Vec<Filter>>,
     /// TCX programs on ingress by interface index: their names.
     pub tcx: BTreeMap<u32, Vec<String>>,
+    /// TCX programs on egress by interface index: their names.
+    pub tcx_egress: BTreeMap<u32, Vec<String>>,
+    /// Devices whose far end runs a generic XDP program on what it receives.
+    pub generic_xdp: Vec<String>,
 }
 
 /// A family of nftables.

@@ -20,12 +20,17 @@ pub fn wanted<'a>(host: &'a Host, globs: Option<&[String]>) -> Vec<&'a Link> {
     let chosen = |link: &&Link| match &matchers {
         Some(matchers) => matchers.iter().any(|matcher| matcher.is_match(&link.name)),
         None => {
-            link.arphrd != LOOPBACK
+            !is_loopback(link)
                 && taken_by(host, link).is_none()
                 && Family::BOTH.iter().any(|family| host.forwards(link, *family))
         }
     };
     host.links.values().filter(chosen).collect()
+}
+
+/// Whether it is the loopback device.
+pub fn is_loopback(link: &Link) -> bool {
+    link.arphrd == LOOPBACK
 }
 
 /// The device that takes this one's frames before routing, in words.

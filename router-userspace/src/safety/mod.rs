@@ -17,7 +17,7 @@ pub use between::{Between, between};
 pub use bits::{CLASS_PRIORITY, as_class_rule, class_rule};
 pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint};
 
-use crate::model::{Host, Link, MarkRule};
+use crate::model::{Family, Host, Link, MarkRule};
 use crate::policy::{Bypass, FastPathCap, RouterSettings};
 use router_common::layout::{MAX_MARKS_IN_USE, MAY_MARK, MAY_PASS, MAY_REDIRECT};
 use std::collections::BTreeMap;
@@ -150,12 +150,43 @@ fn against_redirect(host: &Host, facts: &Facts, wanted: &Wanted<'_>, link: &Link
         let on = host.settings.forward_use_pmtu;
         on.then(|| "ip_forward_use_pmtu is on: only the stack knows the path MTUs it has learned".to_owned())
     };
+    // `netif_receive_generic_xdp` leaves alone what traffic control has redirected.
+    let generic_xdp = || {
+        let device = facts.generic_xdp.first()?;
+        Some(format!("a generic XDP program behind {device} would not see a redirected packet"))
+    };
     foreign_ingress(facts, link)
         .map(|program| format!("{program} on its ingress would not see a redirected packet"))
         .or_else(netfilter)
         .or_else(xfrm)
         .or_else(rp_filter)
         .or_else(pmtu)
+        .or_else(|| learned_gateways(host, link))
+        .or_else(|| egress_reads_route(host, facts))
+        .or_else(generic_xdp)
+}
+
+/// A gateway learned from an ICMP redirect counts for forwarded packets too (`find_exception` in `__mkroute_input`,
+/// `rt6_find_cached_rt` in `ip6_pol_route`). Nobody is told of one, and IPv4 does not even list it before a packet has used it.
+fn learned_gateways(host: &Host, link: &Link) -> Option<String> {
+    Family::BOTH.into_iter().filter(|family| host.forwards(link, *family)).find_map(|family| {
+        let learner = host
+            .links
+            .values()
+            .find(|other| other.up && !interfaces::is_loopback(other) && host.accepts_redirects(other, family));
+        let name = &learner?.name;
+        Some(format!("{family} accept_redirects is on at {name}: only the stack knows the gateways it learns"))
+    })
+}
+
+/// A redirected packet carries no route (`skb_dst`). Egress BPF programs find a realm in it at most, and routes with realms
+/// are the stack's.
+fn egress_reads_route(host: &Host, facts: &Facts) -> Option<String> {
+    facts.filters.iter().find_map(|(index, filters)| {
+        let filter = filters.iter().find(|filter| filter.may_read_route())?;
+        let (kind, device) = (&filter.kind, host.link_name(*index));
+        Some(format!("a TC filter ({kind}) on {device} looks at the route that a packet goes by, which a redirected one does not carry"))
+    })
 }
 
 /// The first thing that makes a mark written at TC ingress of `link` uncertain.
@@ -198,6 +229,10 @@ fn choose_bits(host: &Host, facts: &Facts, wanted: &Wanted<'_>, used: &bits::Use
             return Err(format!("TC on {} ({}) may look at marks", host.link_name(*index), filter.kind));
         }
     }
+    if let Some((index, names)) = facts.tcx_egress.iter().chain(&facts.tcx).next() {
+        let (device, name) = (host.link_name(*index), names.first().map_or("", String::as_str));
+        return Err(format!("the TC program {name} on {device} may look at marks"));
+    }
     if used.whole.len() > MAX_MARKS_IN_USE as usize {
         let most = MAX_MARKS_IN_USE;
         return Err(format!(
@@ -222,6 +257,12 @@ fn choose_bits(host: &Host, facts: &Facts, wanted: &Wanted<'_>, used: &bits::Use
 }
 
 impl Filter {
+    /// Whether it looks, or may look, at the route that a packet leaves by: `route4_classify`, `flow_get_rtclassid`,
+    /// `meta_int_rtclassid` of `basic`.
+    fn may_read_route(&self) -> bool {
+        !self.ingress && matches!(self.kind.as_str(), "route" | "flow" | "basic")
+    }
+
     /// Whether it looks at the packet's mark or writes it, or may.
     fn may_touch_mark(&self) -> bool {
         const WITHOUT_MARK: [&str; 9] =

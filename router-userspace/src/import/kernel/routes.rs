@@ -58,7 +58,7 @@ impl Import<'_> {
             (route.tos != 0, "it is for one TOS only"),
             (route.mtu_locked, "its mtu is locked"),
             (route.pref != 0, "it has a router preference"),
-            (route.nexthops.iter().any(|hop| hop.encap), "it wraps the packet"),
+            (route.nexthops.iter().any(|hop| hop.encap), "it wraps the packet or gives it a realm"),
         ];
         if let Some((_, why)) = unsaid.iter().find(|(is, _)| *is) {
             return Err((*why).to_owned());

@@ -15,8 +15,16 @@ fn links_report_the_settings_that_proc_sys_shows() {
     let Some(namespace) = namespace() else { return };
     two_links(&namespace);
     let mut kernel = netlink(&namespace);
-    let v4 = ["forwarding", "rp_filter", "send_redirects", "accept_local", "src_valid_mark", "route_localnet"];
-    let v6 = ["forwarding", "force_forwarding", "ignore_routes_with_linkdown", "disable_ipv6"];
+    let v4 = [
+        "forwarding",
+        "rp_filter",
+        "accept_redirects",
+        "send_redirects",
+        "accept_local",
+        "src_valid_mark",
+        "route_localnet",
+    ];
+    let v6 = ["forwarding", "force_forwarding", "accept_redirects", "ignore_routes_with_linkdown", "disable_ipv6"];
     let both: Vec<String> = v4
         .iter()
         .chain(&["ignore_routes_with_linkdown"])
@@ -40,6 +48,7 @@ fn links_report_the_settings_that_proc_sys_shows() {
                 let set6 = |name: &str| on(&format!("net.ipv6.conf.a0.{name}"));
                 assert_eq!(link.v4.forwarding, set4("forwarding"), "{turned}");
                 assert_eq!(link.v4.rp_filter.to_string(), text("rp_filter"), "{turned}");
+                assert_eq!(link.v4.accept_redirects, set4("accept_redirects"), "{turned}");
                 assert_eq!(link.v4.send_redirects, set4("send_redirects"), "{turned}");
                 assert_eq!(link.v4.accept_local, set4("accept_local"), "{turned}");
                 assert_eq!(link.v4.src_valid_mark, set4("src_valid_mark"), "{turned}");
@@ -48,6 +57,7 @@ fn links_report_the_settings_that_proc_sys_shows() {
                 assert_eq!(link.v6.forwarding, set6("forwarding"), "{turned}");
                 assert_eq!(link.v6.force_forwarding, set6("force_forwarding"), "{turned}");
                 assert_eq!(link.v6.ignore_linkdown, set6("ignore_routes_with_linkdown"), "{turned}");
+                assert_eq!(link.v6.accept_redirects, set6("accept_redirects"), "{turned}");
                 assert_eq!(link.v6.disabled, set6("disable_ipv6"), "{turned}");
                 assert_eq!(Some(link.v6.mtu.to_string()), read_setting("net.ipv6.conf.a0.mtu").unwrap(), "{turned}");
                 write_setting(turned, &was).unwrap();
@@ -62,6 +72,7 @@ fn settings_are_of_the_namespace_that_was_opened() {
     let other = Netns::new().unwrap();
     for (name, value) in [
         ("net.ipv4.conf.all.rp_filter", "2"),
+        ("net.ipv4.conf.all.accept_redirects", "0"),
         ("net.ipv4.conf.all.send_redirects", "0"),
         ("net.ipv6.conf.all.forwarding", "1"),
         ("net.ipv4.ip_forward_use_pmtu", "1"),
@@ -78,6 +89,7 @@ fn settings_are_of_the_namespace_that_was_opened() {
     assert_eq!((here.all_v4.rp_filter, here.all_v4.send_redirects), (2, false));
     assert!(here.all_v6.forwarding && here.forward_use_pmtu && here.keep_priority);
     assert_eq!((here.hash_policy_v4, here.hash_policy_v6), (1, 2));
+    assert_eq!((here.all_v4.accept_redirects, there.all_v4.accept_redirects), (false, true));
     assert_eq!((there.all_v4.rp_filter, there.all_v4.send_redirects), (0, true));
     assert!(!there.all_v6.forwarding && !there.forward_use_pmtu && !there.keep_priority);
     assert_eq!((there.hash_policy_v4, there.hash_policy_v6), (0, 0));

@@ -8,6 +8,7 @@ mod route_get;
 mod routes;
 mod rules;
 mod survey;
+mod unannounced;
 
 use super::admin::{self, NewLink};
 use super::{Admin, Kernel, Monitor, Netlink, Netns};

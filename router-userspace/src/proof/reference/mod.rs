@@ -128,6 +128,10 @@ impl Walker<'_> {
             Family::Ipv4 => self.input4(packet, &mut reference),
             Family::Ipv6 => self.input6(packet, &mut reference),
         }
+        if self.host.exceptions.contains(&packet.to) {
+            reference.unknown = Some("the stack has learned a gateway or a path MTU for this destination".to_owned());
+            reference.give(Verdict::Undecided);
+        }
         let mut distinct: Vec<Way> = Vec::new();
         for way in reference.ways.drain(..) {
             if !distinct.contains(&way) {

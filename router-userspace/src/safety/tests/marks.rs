@@ -246,6 +246,17 @@ fn foreign_programs_on_the_ingress() {
     no_mark_because(&strict(), &facts, "no mark either: the TC program p on its ingress may change the packet");
 }
 
+#[test]
+fn foreign_programs_elsewhere_may_read_marks() {
+    let egress = Facts { tcx_egress: [(ETH1, vec!["p".into()])].into(), ..Facts::default() };
+    let ingress = Facts { tcx: [(ETH1, vec!["p".into()])].into(), ..Facts::default() };
+    for facts in [egress, ingress] {
+        no_mark_because(&strict(), &facts, "the TC program p on eth1 may look at marks");
+    }
+    let egress = Facts { tcx_egress: [(ETH0, vec!["p".into()])].into(), ..Facts::default() };
+    assert_eq!(judged(&host(), &egress).0, May::Redirect, "a redirected packet passes it");
+}
+
 /// The bits chosen on a host with these rules, `[[mark]]`s and `mark_bits`.
 fn bits(rules: &[Rule], marks: &[MarkRule], allowed: Option<u32>) -> (Option<u32>, Vec<u32>) {
     let mut host = strict();

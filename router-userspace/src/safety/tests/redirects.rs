@@ -1,6 +1,7 @@
 //! What forbids a redirect.
 
 use super::*;
+use crate::model::DeviceConf;
 use ChainFamily as F;
 use HookPoint as H;
 
@@ -178,6 +179,62 @@ fn learned_path_mtus() {
         &Facts::default(),
         "ip_forward_use_pmtu is on: only the stack knows the path MTUs it has learned",
     );
+}
+
+#[test]
+fn learned_gateways() {
+    let because = |family: &str, device: &str| {
+        format!("{family} accept_redirects is on at {device}: only the stack knows the gateways it learns")
+    };
+    // Where an interface forwards, both switches count.
+    let mut one = host();
+    one.links.get_mut(&ETH1).unwrap().v4.accept_redirects = true;
+    assert_eq!(judged(&one, &Facts::default()).0, May::Redirect);
+    one.settings.all_v4.accept_redirects = true;
+    marks_because(&one, &Facts::default(), &because("ipv4", "eth1"));
+    // Where it does not, either does.
+    let mut other = host();
+    other.links.get_mut(&ETH1).unwrap().v4 = DeviceConf { accept_redirects: true, ..DeviceConf::default() };
+    marks_because(&other, &Facts::default(), &because("ipv4", "eth1"));
+    other.links.get_mut(&ETH1).unwrap().up = false;
+    assert_eq!(judged(&other, &Facts::default()).0, May::Redirect, "nothing comes in there");
+    // IPv6: where the host forwards and the interface does not.
+    let mut six = host();
+    for link in six.links.values_mut() {
+        link.v6 = DeviceConf { accept_redirects: true, forwarding: true, ..DeviceConf::default() };
+    }
+    six.settings.all_v6.forwarding = true;
+    assert_eq!(judged(&six, &Facts::default()).0, May::Redirect);
+    six.links.get_mut(&ETH1).unwrap().v6.forwarding = false;
+    marks_because(&six, &Facts::default(), &because("ipv6", "eth1"));
+    six.settings.all_v6.forwarding = false;
+    assert_eq!(judged(&six, &Facts::default()).0, May::Redirect, "no IPv6 is forwarded");
+}
+
+#[test]
+fn what_reads_the_route_of_a_packet_that_leaves() {
+    for (kind, ingress, may) in [
+        ("route", false, May::Mark),
+        ("flow", false, May::Mark),
+        ("basic", false, May::Mark),
+        ("flower", false, May::Redirect),
+        ("route", true, May::Redirect),
+    ] {
+        let filter = Filter { ingress, kind: kind.into(), ..Filter::default() };
+        let facts = Facts { filters: [(ETH1, vec![filter])].into(), ..Facts::default() };
+        let (found, why) = judged(&host(), &facts);
+        assert_eq!(found, may, "{kind} {ingress}: {why}");
+        if found != May::Redirect {
+            let because = format!("a TC filter ({kind}) on eth1 looks at the route that a packet goes by");
+            assert!(why.starts_with(&because), "{why}");
+        }
+    }
+}
+
+#[test]
+fn generic_xdp_behind_a_device() {
+    let facts = Facts { generic_xdp: vec!["veth7".into()], ..Facts::default() };
+    marks_because(&host(), &facts, "a generic XDP program behind veth7 would not see a redirected packet");
 }
 
 #[test]
