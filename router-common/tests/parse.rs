@@ -127,7 +127,7 @@ fn every_field_of_ipv4() {
         sport: 0x1234,
         dport: 80,
         ipproto: UDP,
-        dsfield: 0xb9,
+        flow: 0xb9 << FLOW_CLASS_SHIFT,
         fragment: 0,
         ttl: 64,
     };
@@ -147,7 +147,7 @@ fn every_field_of_ipv6() {
         sport: 0x1234,
         dport: 80,
         ipproto: UDP,
-        dsfield: 0xb9,
+        flow: 0xb9 << FLOW_CLASS_SHIFT,
         fragment: 0,
         ttl: 64,
     };

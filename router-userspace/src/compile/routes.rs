@@ -79,9 +79,12 @@ fn usable(hop: &NextHop) -> bool {
 /// The route to one prefix of one table: the lowest metric that is usable. None where none is: the look-up goes on with
 /// the next shorter prefix (`fib_table_lookup` backtracks, `fib6_table_lookup` does).
 fn select(host: &Host, family: Family, mut routes: Vec<&Route>) -> Option<RouteEntry> {
+    // One whose time is over may be given more without a word.
+    let expires = routes.iter().filter_map(|route| route.expires).min().unwrap_or(0);
     let unseen = |route: &Route, reason: PassReason| {
         let mut entry = entry_of(ROUTE_UNSEEN, route);
         entry.reason = reason as u8;
+        entry.expires = expires;
         Some(entry)
     };
     if let Some(route) = routes.iter().find(|route| route.tos != 0 || route.src.is_some_and(|net| net.prefix_len() > 0))
@@ -110,6 +113,7 @@ fn select(host: &Host, family: Family, mut routes: Vec<&Route>) -> Option<RouteE
         return unseen(route, PassReason::Multipath);
     }
     let mut entry = entry_of(kind, route);
+    entry.expires = expires;
     if kind != ROUTE_UNICAST {
         return Some(entry);
     }
@@ -117,10 +121,11 @@ fn select(host: &Host, family: Family, mut routes: Vec<&Route>) -> Option<RouteE
     if hop.encap || hop.dev == 0 {
         return unseen(route, PassReason::RouteKind);
     }
-    if hop.linkdown || !host.links.contains_key(&hop.dev) {
+    let Some(link) = host.links.get(&hop.dev).filter(|_| !hop.linkdown) else {
         return unseen(route, PassReason::EgressInterface);
-    }
+    };
     entry.oif = hop.dev;
+    entry.group = link.group;
     // `ip_dst_mtu_maybe_forward` honours a route's mtu; `ip6_dst_mtu_maybe_forward` a locked one only.
     entry.mtu = route.mtu.filter(|_| family == Family::Ipv4 || route.mtu_locked).unwrap_or(0);
     if let Some(via) = hop.via {

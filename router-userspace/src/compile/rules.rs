@@ -1,11 +1,13 @@
 //! Rule lists, one per ingress interface: what is known of the interface beforehand is decided here, once.
 
+use super::below::has_tunnel_key;
+use super::selectors::{PortWords, flow_words};
 use super::slots::CounterSlots;
 use super::{Input, words};
 use crate::model::{Family, Host, Link, Rule, RuleAction};
 use router_common::layout::{
-    ACT_BLACKHOLE, ACT_GOTO, ACT_NOP, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, RULE_DPORT, RULE_DSFIELD,
-    RULE_FALLBACK, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_SPORT, RULE_TO, RULE_UNSEEN, RuleEntry,
+    ACT_BLACKHOLE, ACT_GOTO, ACT_NOP, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, NO_GROUP, RULE_FALLBACK,
+    RULE_FLOW, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_TO, RULE_UNSEEN, RuleEntry,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -92,10 +94,7 @@ impl<'a> RuleContext<'a> {
                 RuleAction::Unreachable => entry.action = ACT_UNREACHABLE,
                 RuleAction::Prohibit => entry.action = ACT_PROHIBIT,
             }
-            if rule.suppress_ifgroup.is_some() {
-                // Only the kernel knows the group of the device that a route leaves by at the time.
-                entry.action = ACT_UNSEEN;
-            }
+            entry.suppress_ifgroup = rule.suppress_ifgroup.unwrap_or(NO_GROUP);
             entry.suppress_prefixlength = rule.suppress_prefixlength.map_or(-1, |len| len.min(i32::MAX as u32) as i32);
             let (counter, fallback) = self.counters[index];
             entry.counter = counter;
@@ -111,6 +110,29 @@ impl<'a> RuleContext<'a> {
     }
 }
 
+/// Whether a packet from `link` meets the rule's `iif`; None where that is uncertain.
+///
+/// The kernel looks the name up when the rule is added, and says of a rule only whether it has an interface, not which. A name that
+/// is nobody's now was an alternative one and was taken away since.
+fn comes_in_by(rule: &Rule, iif: &str, link: &Link, host: &Host) -> Option<bool> {
+    if !rule.attached.iif {
+        return Some(false);
+    }
+    let named = host.link_by_any_name(iif)?;
+    // A packet from a port of a VRF counts as one from the VRF (`l3mdev_fib_rule_iif_match`).
+    match vrf_of(link, host) {
+        Some(vrf) if vrf == named.index || named.index == link.index => None,
+        _ => Some(named.index == link.index),
+    }
+}
+
+/// The VRF that an interface is or belongs to (`l3mdev_master_ifindex_rcu`, net/l3mdev/l3mdev.c).
+fn vrf_of(link: &Link, host: &Host) -> Option<u32> {
+    let is_vrf = |link: &&Link| link.kind == "vrf";
+    let master = || link.master.and_then(|master| host.links.get(&master));
+    Some(link).filter(is_vrf).or_else(|| master().filter(is_vrf)).map(|vrf| vrf.index)
+}
+
 /// What is left of a rule for packets from `link`; None where it can never match there. The action is not filled in.
 ///
 /// Follows `fib_rule_match()` (net/core/fib_rules.c) for a forwarded packet: no outgoing interface yet, user id 0, no
@@ -122,20 +144,23 @@ fn residual(rule: &Rule, link: &Link, host: &Host) -> Option<RuleEntry> {
     let mut unseen = !selectors.unknown.is_empty();
 
     if let Some(iif) = &selectors.iif {
-        known &= *iif == link.name;
+        match comes_in_by(rule, iif, link, host) {
+            Some(comes) => known &= comes,
+            None => unseen = true,
+        }
     }
     known &= selectors.oif.is_none();
     if let Some((first, _)) = selectors.uidrange {
         known &= first == 0;
     }
     if selectors.l3mdev {
-        match link.master.and_then(|master| host.links.get(&master)) {
-            Some(master) if master.kind == "vrf" => unseen = true,
-            _ => known = false,
+        match vrf_of(link, host) {
+            Some(_) => unseen = true,
+            None => known = false,
         }
     }
     if selectors.tun_id.is_some_and(|id| id != 0) {
-        if matches!(link.kind.as_str(), "vxlan" | "geneve" | "gre" | "gretap" | "ip6gre" | "ip6gretap" | "erspan") {
+        if has_tunnel_key(host, link) {
             unseen = true;
         } else {
             known = false;
@@ -171,27 +196,20 @@ fn residual(rule: &Rule, link: &Link, host: &Host) -> Option<RuleEntry> {
         entry.flags |= RULE_IPPROTO;
         entry.ipproto = proto;
     }
-    if let Some(ports) = selectors.sport {
-        entry.flags |= RULE_SPORT;
-        entry.sport = [ports.start, ports.end];
-    }
-    if let Some(ports) = selectors.dport {
-        entry.flags |= RULE_DPORT;
-        entry.dport = [ports.start, ports.end];
-    }
-    if let Some((value, mask)) = selectors.dscp {
-        entry.flags |= RULE_DSFIELD;
-        entry.dsfield = value << 2;
-        entry.dsfield_mask = mask << 2;
-    } else if selectors.tos != 0 {
-        // `fib4_rule_match` compares tos after masking the packet's octet with INET_DSCP_LEGACY_TOS_MASK (0x1c);
-        // `fib6_rule_match` compares the whole DSCP.
-        entry.flags |= RULE_DSFIELD;
-        entry.dsfield = selectors.tos;
-        entry.dsfield_mask = match rule.family {
-            Family::Ipv4 => 0x1c,
-            Family::Ipv6 => 0xfc,
-        };
+    let PortWords { flags, ports, ports_mask, sport, dport } = PortWords::new(selectors.sport, selectors.dport);
+    entry.flags |= flags;
+    (entry.ports, entry.ports_mask, entry.sport, entry.dport) = (ports, ports_mask, sport, dport);
+    // `fib4_rule_match` compares tos after masking the packet's octet with INET_DSCP_LEGACY_TOS_MASK (0x1c);
+    // `fib6_rule_match` compares the whole DSCP.
+    let tos_mask = match rule.family {
+        Family::Ipv4 => 0x1c,
+        Family::Ipv6 => 0xfc,
+    };
+    let tos = (selectors.tos != 0).then_some((selectors.tos, tos_mask));
+    let class = selectors.dscp.map(|(value, mask)| (value << 2, mask << 2)).or(tos);
+    (entry.flow, entry.flow_mask) = flow_words(class, selectors.flowlabel);
+    if entry.flow_mask != 0 {
+        entry.flags |= RULE_FLOW;
     }
     if unseen {
         entry.flags |= RULE_UNSEEN;

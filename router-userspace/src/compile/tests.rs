@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
+use crate::model::{Attached, Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
 use router_common::layout::{
     ACT_GOTO, ACT_TABLE, ADDR_ONLINK, ADDR_SPECIAL, MAY_REDIRECT, ROUTE_UNICAST, ROUTE_UNSEEN, RULE_FALLBACK,
     RULE_MARK, RULE_NOT,
@@ -33,6 +33,7 @@ fn route(table: u32, dst: &str, via: Option<&str>, dev: u32) -> Route {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: vec![NextHop {
@@ -77,7 +78,8 @@ fn iif_is_decided_beforehand_with_not_too() {
 #[test]
 fn a_detached_iif_never_matches_and_inverted_always_does() {
     let gone = |not| Selectors { iif: Some("ppp0".into()), not, ..Selectors::default() };
-    let rules = vec![with(10, 111, gone(false)), with(20, 111, gone(true))];
+    let detached = |rule| Rule { attached: Attached { iif: false, oif: true }, ..rule };
+    let rules = vec![detached(with(10, 111, gone(false))), detached(with(20, 111, gone(true)))];
     let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
     assert_eq!(list(&generation, 1).iter().map(|rule| rule.counter).collect::<Vec<_>>(), [1]);
 }
@@ -90,7 +92,7 @@ fn goto_lands_on_the_first_rule_that_is_left_at_or_after_its_target() {
     let rules = vec![
         jump,
         with(20, 111, Selectors::default()),
-        with(30, 111, other),
+        Rule { attached: Attached { iif: false, oif: true }, ..with(30, 111, other) },
         with(30, 111, Selectors { fwmark: Some((5, u32::MAX)), not: true, ..Selectors::default() }),
     ];
     let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));

@@ -58,6 +58,8 @@ pub struct RouteQuery {
     pub dport: Option<u16>,
     /// DSCP, 6 bits.
     pub dscp: u8,
+    /// IPv6 flow label; asked for where it is not 0, which kernels before 6.14 refuse (and have no rule for).
+    pub flowlabel: u32,
 }
 
 /// What the kernel answered.

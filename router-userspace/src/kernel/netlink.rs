@@ -25,10 +25,10 @@ impl Netlink {
         if Netns::current()?.id()? == self.namespace.id()? { work() } else { self.namespace.run(work)? }
     }
 
-    /// Adds a rule with attributes that [`Rule`] has no place for.
+    /// Adds a rule with FIB_RULE_FIND_SADDR, which [`Rule`] has no place for.
     #[cfg(test)]
-    pub(super) fn add_raw(&mut self, rule: &Rule, attributes: &[(u16, Vec<u8>)]) -> Result<()> {
-        self.socket.request(rules::add_raw(rule, attributes)?)
+    pub(super) fn add_find_saddr(&mut self, rule: &Rule) -> Result<()> {
+        self.socket.request(rules::add_find_saddr(rule)?)
     }
 
     /// Many requests; nothing is sent where one of them cannot be written.

@@ -101,6 +101,7 @@ pub(super) fn read_message(bytes: &[u8]) -> Decode<Option<Message>> {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: Vec::new(),
@@ -120,6 +121,7 @@ pub(super) fn read_message(bytes: &[u8]) -> Decode<Option<Message>> {
             libc::RTA_METRICS => read_metrics(&attribute, &mut route)?,
             libc::RTA_PREF => route.pref = attribute.u8()?,
             RTA_NH_ID => route.nhid = attribute.u32()?,
+            libc::RTA_CACHEINFO if family == Family::Ipv6 => route.expires = expiry(&attribute)?,
             libc::RTA_MULTIPATH => route.nexthops = multipath(&attribute)?,
             _ => has_hop |= hop_attribute(&mut hop, &attribute)?,
         }
@@ -160,6 +162,7 @@ fn hop_attribute(hop: &mut NextHop, attribute: &Attribute<'_>) -> Decode<bool> {
             // A gateway that is no IP address: nothing that could be sent to from here.
             None => hop.encap = true,
         },
+        libc::RTA_FLOW => hop.realms = attribute.u32()?,
         libc::RTA_ENCAP | libc::RTA_ENCAP_TYPE => hop.encap = true,
         _ => return Ok(false),
     }
@@ -184,6 +187,20 @@ fn multipath(attribute: &Attribute<'_>) -> Decode<Vec<NextHop>> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(hops)
+}
+
+/// `rta_expires` of `struct rta_cacheinfo`, its third word: how long the kernel uses the route yet, in 1/100 s; 0 is for ever, and
+/// less that its time is over (`rtnl_put_cacheinfo`, net/core/rtnetlink.c).
+fn expiry(attribute: &Attribute<'_>) -> Decode<Option<u32>> {
+    const TICKS: i64 = 100;
+    let left = attribute.element(2).ok_or(Malformed("cache information"))?.cast_signed();
+    if left == 0 {
+        return Ok(None);
+    }
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec());
+    // Whole seconds, and never too late.
+    let end = now + i64::from(left).div_euclid(TICKS);
+    Ok(Some(u32::try_from(end).unwrap_or(1).max(1)))
 }
 
 fn read_metrics(attribute: &Attribute<'_>, route: &mut Route) -> Decode<()> {

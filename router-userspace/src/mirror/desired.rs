@@ -242,6 +242,7 @@ fn last_resort(family: Family, table: u32) -> Route {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: Vec::new(),

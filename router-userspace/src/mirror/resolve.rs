@@ -106,6 +106,7 @@ impl<'a> Resolver<'a> {
             prefsrc: wanted.src,
             mtu: wanted.mtu,
             mtu_locked: false,
+            expires: None,
             pref: 0,
             nhid: 0,
             nexthops: Vec::new(),

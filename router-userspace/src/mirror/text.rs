@@ -1,6 +1,6 @@
 //! Rules and routes in iproute2's words, with the names of this host and of the file.
 
-use crate::model::{Family, Host, MarkRule, Route, RouteKind, Rule, RuleAction};
+use crate::model::{FLOWLABEL_MASK, Family, Host, MarkRule, Route, RouteKind, Rule, RuleAction};
 use crate::policy::{Policy, PolicyRoute, Via};
 use std::fmt::Write;
 
@@ -110,7 +110,18 @@ pub(super) fn mark(mark: &MarkRule) -> String {
         ("ipproto", selectors.ipproto.map(|number| number.to_string())),
         ("sport", selectors.sport.map(|ports| ports.to_string())),
         ("dport", selectors.dport.map(|ports| ports.to_string())),
-        ("dscp", selectors.dscp.map(|dscp| dscp.to_string())),
+        (
+            "dscp",
+            selectors
+                .dscp
+                .map(|(dscp, mask)| if mask == 0x3f { dscp.to_string() } else { number(dscp.into(), mask.into()) }),
+        ),
+        (
+            "flowlabel",
+            selectors
+                .flowlabel
+                .map(|(label, mask)| if mask == FLOWLABEL_MASK { format!("{label:#x}") } else { number(label, mask) }),
+        ),
         ("set", Some(number(mark.value, mark.mask))),
     ];
     for (word, value) in words {

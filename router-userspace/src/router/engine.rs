@@ -8,7 +8,7 @@ use crate::fastpath::{Capacity, FastPath};
 use crate::kernel::{Event, Kernel, Monitor, Netlink, remove_empty_clsact, survey};
 use crate::mirror::{self, MarkClasses};
 use crate::model::Host;
-use crate::policy::{Mode, Policy};
+use crate::policy::{Bypass, Mode, Policy};
 use crate::safety::{self, Facts, Judgement, May, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -385,6 +385,7 @@ impl Engine {
             mark_classes: self.judgement.mark_classes.clone(),
             marks_in_use: self.judgement.marks_in_use.clone(),
             fallback: self.shadow.as_mut().map(|shadow| shadow.fallen(&self.host.rules)).unwrap_or_default(),
+            bypasses_netfilter: policy.router.bypass.contains(&Bypass::Netfilter),
         };
         let generation = match compile::compile(&self.host, &input, &mut self.slots) {
             Ok(generation) => generation,

@@ -59,6 +59,8 @@ impl Import<'_> {
             (route.mtu_locked, "its mtu is locked"),
             (route.pref != 0, "it has a router preference"),
             (route.nexthops.iter().any(|hop| hop.encap), "it wraps the packet"),
+            (route.nexthops.iter().any(|hop| hop.realms != 0), "it has realms"),
+            (route.expires.is_some(), "it is there for some time only"),
         ];
         if let Some((_, why)) = unsaid.iter().find(|(is, _)| *is) {
             return Err((*why).to_owned());

@@ -6,7 +6,7 @@ mod running;
 
 use super::kernel::{Imported, import};
 use crate::model::{
-    Family, Host, Link, NextHop, PortRange, Route, RouteKind, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL,
+    Family, Host, Link, NextHop, Ports, Route, RouteKind, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL,
     TABLE_MAIN, display_rules,
 };
 use crate::policy::{Loaded, TableNames, parse};
@@ -48,6 +48,7 @@ fn route(table: u32, dst: &str, via: Option<&str>, dev: u32) -> Route {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: vec![NextHop { via: via.map(|via| via.parse().unwrap()), dev, weight: 1, ..NextHop::default() }],

@@ -28,6 +28,7 @@ fn route(family: Family, dst: &str, via: Option<&str>, dev: u32, protocol: u8, m
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
     }

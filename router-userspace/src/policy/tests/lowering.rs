@@ -1,7 +1,7 @@
 //! What the statements of the file become in the kernel.
 
 use super::*;
-use crate::model::{OWN_PROTOCOL, PortRange};
+use crate::model::{OWN_PROTOCOL, Ports};
 
 #[test]
 fn the_sample_of_the_contract() {
@@ -63,7 +63,7 @@ table    = "isp2"
     assert_eq!((route.family, route.table, route.at.as_str()), (Family::Ipv4, 111, "p.toml:11"));
     assert_eq!(policy.marks.len(), 2 * 2 * 2, "two families, two interfaces, two ranges");
     assert!(policy.marks.iter().all(|mark| mark.rule.statement == 0 && mark.at == "p.toml:16"));
-    assert_eq!(policy.marks[1].rule.selectors.dport, Some(PortRange { start: 443, end: 444 }));
+    assert_eq!(policy.marks[1].rule.selectors.dport, Some(Ports::Range { start: 443, end: 444 }));
     assert_eq!((policy.marks[0].rule.value, policy.marks[0].rule.mask), (0x20, 0xff));
 }
 

@@ -18,7 +18,7 @@ fn of_keys() {
         ),
         (
             "[[rule]]\nprioritty = 5\ntable = 5\ncolour = 1",
-            "2:1: [[rule]] has no key `prioritty` (did you mean `priority`?)\n4:1: [[rule]] has no key `colour` ([[rule]] knows name, priority, family, not, iif, oif, fwmark, from, to, tos, dscp, ipproto, sport, dport, uidrange, l3mdev, tun_id, table, action, goto, suppress_prefixlength, suppress_ifgroup)",
+            "2:1: [[rule]] has no key `prioritty` (did you mean `priority`?)\n4:1: [[rule]] has no key `colour` ([[rule]] knows name, priority, family, not, iif, oif, fwmark, from, to, tos, dscp, ipproto, sport, dport, flowlabel, uidrange, l3mdev, tun_id, table, action, goto, suppress_prefixlength, suppress_ifgroup)",
         ),
         ("[roter]\n", "1:2: a policy has no section `roter` (did you mean [router]?)"),
         (
@@ -177,11 +177,11 @@ fn of_selectors() {
     for (line, expected) in [
         (
             "dport = [0, 65535, \"9-8\", 70000, \"x\"]",
-            "4:10: port 0 and 65535 cannot be matched (ports go from 1 to 65534; a range is \"443-444\")\n\
-             4:13: port 0 and 65535 cannot be matched (ports go from 1 to 65534; a range is \"443-444\")\n\
+            "4:10: port 0 and 65535 cannot be matched (ports go from 1 to 65534; a range is \"443-444\", ports under a mask \"0x1000/0xf000\")\n\
+             4:13: port 0 and 65535 cannot be matched (ports go from 1 to 65534; a range is \"443-444\", ports under a mask \"0x1000/0xf000\")\n\
              4:20: the range of ports ends before it starts: 9-8 (write \"8-9\")\n\
-             4:27: a port has 16 bits (ports go from 1 to 65534; a range is \"443-444\")\n\
-             4:34: `x` is no port and no range (ports go from 1 to 65534; a range is \"443-444\")",
+             4:27: a port has 16 bits (ports go from 1 to 65534; a range is \"443-444\", ports under a mask \"0x1000/0xf000\")\n\
+             4:34: `x` is no port and no range (ports go from 1 to 65534; a range is \"443-444\", ports under a mask \"0x1000/0xf000\")",
         ),
         ("ipproto = \"tpc\"", "4:11: `tpc` is no protocol (did you mean \"tcp\"?)"),
         ("ipproto = 0", "4:11: 0 cannot be matched as a protocol (it goes from 1 to 255)"),

@@ -42,6 +42,8 @@ pub struct Flow {
     ipproto: u8,
     sport: u16,
     dport: u16,
+    /// IPv6, 20 bits.
+    flowlabel: u32,
     /// A forwarded packet belongs to uid 0 (`sock_net_uid(net, NULL)`).
     uid: u32,
 }
@@ -274,6 +276,7 @@ impl Walker<'_> {
             ipproto: packet.ipproto,
             sport: if packet.has_ports() { packet.sport } else { 0 },
             dport: if packet.has_ports() { packet.dport } else { 0 },
+            flowlabel: packet.flowlabel,
             uid: 0,
         }
     }

@@ -66,7 +66,8 @@ fn sample(oif: u32) -> Sample {
         sport: 1000,
         dport: 53,
         ipproto: UDP,
-        dsfield: 0xb8,
+        fragment: 0,
+        flow: 0xb8 << router_common::packet::FLOW_CLASS_SHIFT,
         pad: [0; 2],
         decision: Decision {
             action: Action::Redirect as u8,
