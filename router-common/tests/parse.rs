@@ -135,6 +135,30 @@ fn every_field_of_ipv4() {
 }
 
 #[test]
+fn neighbour_discovery_is_the_stacks() {
+    for (kind, expected) in [
+        (132, None),
+        (133, Some(PassReason::NeighbourDiscovery)),
+        (135, Some(PassReason::NeighbourDiscovery)),
+        (137, Some(PassReason::NeighbourDiscovery)),
+        (138, None),
+        (128, None),
+    ] {
+        let mut frame = ipv6();
+        frame.bytes[6] = 58;
+        frame.bytes[40] = kind;
+        assert_eq!(frame.parse().err(), expected, "type {kind}");
+    }
+}
+
+#[test]
+fn the_flow_label_is_read() {
+    let mut frame = ipv6();
+    frame.bytes[..4].copy_from_slice(&0x6b91_2345u32.to_be_bytes());
+    assert_eq!(frame.parse().map(|packet| packet.flow), Ok(0x0b91_2345));
+}
+
+#[test]
 fn every_field_of_ipv6() {
     let expected = Packet {
         family: IPV6,

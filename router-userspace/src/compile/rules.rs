@@ -4,10 +4,10 @@ use super::below::has_tunnel_key;
 use super::selectors::{PortWords, flow_words};
 use super::slots::CounterSlots;
 use super::{Input, words};
-use crate::model::{Family, Host, Link, Rule, RuleAction};
+use crate::model::{Family, Host, Link, Rule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 use router_common::layout::{
-    ACT_BLACKHOLE, ACT_GOTO, ACT_NOP, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, NO_GROUP, RULE_FALLBACK,
-    RULE_FLOW, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_TO, RULE_UNSEEN, RuleEntry,
+    ACT_BLACKHOLE, ACT_GOTO, ACT_NOP, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, NO_GROUP, NO_RULE,
+    RULE_FALLBACK, RULE_FLOW, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_TO, RULE_UNSEEN, RuleEntry,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -33,6 +33,7 @@ impl RuleLists {
 /// What the compiler knows of the rules of one family apart from the ingress interface.
 pub(super) struct RuleContext<'a> {
     pub host: &'a Host,
+    pub family: Family,
     pub rules: Vec<&'a Rule>,
     /// The counter of each rule, and whether the stack is to carry out what it decides.
     pub counters: Vec<(u32, bool)>,
@@ -60,11 +61,27 @@ impl<'a> RuleContext<'a> {
                 (slots.slot(id), fallback)
             })
             .collect();
-        RuleContext { host, rules, counters, tables, classes: &input.mark_classes }
+        RuleContext { host, family, rules, counters, tables, classes: &input.mark_classes }
+    }
+
+    /// Whether the kernel may look into `local` and `main` whatever the list says: IPv6 does until a rule is added
+    /// (`fib6_rule_lookup`, net/ipv6/fib6_rules.c), and taking one of its own two away is not that.
+    fn may_be_skipped(&self) -> bool {
+        let is_own = |rule: &&Rule| {
+            let own = |priority, table| Rule { protocol: rule.protocol, ..Rule::lookup(Family::Ipv6, priority, table) };
+            **rule == own(0, TABLE_LOCAL) || **rule == own(32766, TABLE_MAIN)
+        };
+        self.family == Family::Ipv6 && self.rules.len() < 2 && self.rules.iter().all(is_own)
     }
 
     /// The list that a packet from `link` meets.
     pub fn list(&self, link: &Link) -> Vec<RuleEntry> {
+        if self.may_be_skipped() {
+            let mut entry: RuleEntry = bytemuck::Zeroable::zeroed();
+            (entry.action, entry.suppress_prefixlength, entry.suppress_ifgroup) = (ACT_UNSEEN, -1, NO_GROUP);
+            entry.counter = NO_RULE;
+            return vec![entry];
+        }
         let mut list = Vec::new();
         // Where each rule, or the next one that is left, stands in the list.
         let mut place = Vec::with_capacity(self.rules.len());

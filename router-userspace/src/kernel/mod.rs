@@ -17,6 +17,7 @@ pub mod netns;
 mod nexthops;
 mod nft;
 mod nft_list;
+mod probe;
 mod route_get;
 mod routes;
 mod rules;
@@ -35,8 +36,8 @@ pub use netns::Netns;
 pub use rules::rule_matches_deletion;
 pub use survey::{ForeignPrograms, remove_empty_clsact, survey};
 
-use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, Settings};
-use std::collections::BTreeMap;
+use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, RuleFeature, Settings};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// A question to RTM_GETROUTE: where would this packet go?
@@ -91,6 +92,10 @@ pub trait Kernel {
     fn addresses(&mut self) -> Result<Vec<Address>>;
     /// The neighbour tables of both families.
     fn neighbours(&mut self) -> Result<Vec<Neighbour>>;
+    /// The numbers of the next-hop objects.
+    fn nexthop_objects(&mut self) -> Result<BTreeSet<u32>>;
+    /// What this kernel has no rules for, as far as it can be found out.
+    fn lacks(&mut self) -> Result<BTreeSet<RuleFeature>>;
     /// Settings of the namespace.
     fn settings(&mut self) -> Result<Settings>;
 
@@ -132,6 +137,8 @@ pub trait Kernel {
             addresses: self.addresses()?,
             neighbours: self.neighbours()?,
             settings: self.settings()?,
+            nexthop_objects: self.nexthop_objects()?,
+            lacks: self.lacks()?,
         })
     }
 }

@@ -2,10 +2,10 @@
 
 use super::socket::Socket;
 use super::{Error, Kernel, Netns, Result, RouteAnswer, RouteQuery};
-use super::{links, neighbours, nft, route_get, routes, rules, settings};
-use crate::model::{Address, Link, MarkRule, Neighbour, Route, Rule, Settings};
+use super::{links, neighbours, nexthops, nft, probe, route_get, routes, rules, settings};
+use crate::model::{Address, Link, MarkRule, Neighbour, Route, Rule, RuleFeature, Settings};
 use netlink_sys::protocols::NETLINK_ROUTE;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The kernel of this host, in the network namespace of the thread that opened it, on whichever thread it is used.
@@ -68,6 +68,14 @@ impl Kernel for Netlink {
 
     fn neighbours(&mut self) -> Result<Vec<Neighbour>> {
         neighbours::dump(&mut self.socket)
+    }
+
+    fn nexthop_objects(&mut self) -> Result<BTreeSet<u32>> {
+        Ok(nexthops::dump(&mut self.socket)?.into_keys().collect())
+    }
+
+    fn lacks(&mut self) -> Result<BTreeSet<RuleFeature>> {
+        Ok(probe::lacks(&mut self.socket))
     }
 
     fn settings(&mut self) -> Result<Settings> {

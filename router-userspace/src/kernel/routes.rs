@@ -6,6 +6,7 @@ use super::socket::{Request, Socket, bytes_of};
 use super::{Error, Result};
 use crate::model::{Family, NextHop, Route, RouteKind};
 use ipnet::IpNet;
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAttribute as Attr, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
@@ -16,6 +17,8 @@ use std::net::IpAddr;
 const HEADER: usize = 12;
 /// Length of `struct rtnexthop`.
 const NEXTHOP_HEADER: usize = 8;
+/// RTA_EXPIRES: seconds.
+const RTA_EXPIRES: u16 = 23;
 /// RTA_NH_ID (include/uapi/linux/rtnetlink.h).
 const RTA_NH_ID: u16 = 30;
 /// RTAX_LOCK, RTAX_MTU: metrics inside RTA_METRICS.
@@ -197,10 +200,14 @@ fn expiry(attribute: &Attribute<'_>) -> Decode<Option<u32>> {
     if left == 0 {
         return Ok(None);
     }
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec());
     // Whole seconds, and never too late.
-    let end = now + i64::from(left).div_euclid(TICKS);
+    let end = now() + i64::from(left).div_euclid(TICKS);
     Ok(Some(u32::try_from(end).unwrap_or(1).max(1)))
+}
+
+/// CLOCK_MONOTONIC, whole seconds.
+fn now() -> i64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec())
 }
 
 fn read_metrics(attribute: &Attribute<'_>, route: &mut Route) -> Decode<()> {
@@ -296,6 +303,10 @@ fn message(what: &str, route: &Route) -> Result<RouteMessage> {
     if let Some(mtu) = route.mtu {
         let lock = route.mtu_locked.then_some(RouteMetric::Lock(1 << RTAX_MTU));
         attributes.push(Attr::Metrics(lock.into_iter().chain([RouteMetric::Mtu(mtu)]).collect()));
+    }
+    if let Some(left) = route.expires.filter(|_| route.family == Family::Ipv6) {
+        let left = i64::from(left).saturating_sub(now()).max(1);
+        attributes.push(Attr::Other(DefaultNla::new(RTA_EXPIRES, (left as u32).to_ne_bytes().to_vec())));
     }
     if route.family == Family::Ipv6 && route.pref != 0 {
         attributes.push(Attr::Preference(route.pref.into()));

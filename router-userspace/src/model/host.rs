@@ -1,7 +1,7 @@
 //! What one network namespace holds: the snapshot that every decision is compiled from.
 
-use super::{Family, Route, Rule};
-use std::collections::BTreeMap;
+use super::{Family, Route, Rule, RuleFeature};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// An interface.
@@ -144,6 +144,10 @@ pub struct Host {
     pub neighbours: Vec<Neighbour>,
     /// Settings.
     pub settings: Settings,
+    /// The numbers of the next-hop objects.
+    pub nexthop_objects: BTreeSet<u32>,
+    /// What its kernel has no rules for.
+    pub lacks: BTreeSet<RuleFeature>,
 }
 
 impl Host {

@@ -2,11 +2,13 @@
 //!
 //! Pure data. Knows nothing of netlink, eBPF, async or the command line.
 
+mod feature;
 mod host;
 mod identity;
 mod route;
 mod rule;
 
+pub use feature::RuleFeature;
 pub use host::{Address, DeviceConf, Host, Link, Neighbour, NeighbourState, Settings};
 pub use identity::{OWN_PROTOCOL, protocol_name, rule_ids};
 pub use route::{NextHop, Route, RouteKind};

@@ -217,3 +217,41 @@ fn more_rules_than_the_kernel_can_bear_are_refused_at_once() {
     let text = format!("[[mark]]\nset = 1\nfrom = [{list}]\nto = [{list}]\nfwmark = [1, 2]");
     assert!(errors(&text).starts_with("1:1: with this [[mark]] the file comes to more than 500000 alternatives"));
 }
+
+#[test]
+fn ports_and_flow_labels_under_masks() {
+    let text = "[[rule]]\npriority = 10\nsport = [\"0x1000/0xf000\", \"443/0xffff\"]\ndport = \"80-90\"\ntable = 5\n\
+        [[rule]]\npriority = 20\nflowlabel = [0x12345, \"0x12000/0xff000\"]\ntable = 5";
+    assert_eq!(
+        rules(text),
+        "ipv4 priority 10 from all sport 0x1000/0xf000 dport 80-90 lookup 5\n\
+         ipv4 priority 10 from all sport 443 dport 80-90 lookup 5\n\
+         ipv6 priority 10 from all sport 0x1000/0xf000 dport 80-90 lookup 5\n\
+         ipv6 priority 10 from all sport 443 dport 80-90 lookup 5\n\
+         ipv6 priority 20 from all flowlabel 0x12345 lookup 5\n\
+         ipv6 priority 20 from all flowlabel 0x12000/0xff000 lookup 5\n"
+    );
+}
+
+#[test]
+fn routes_of_every_type_by_tos_and_by_next_hop_object() {
+    use crate::model::RouteKind;
+    let text = "[[route]]\nto = \"10.9.0.0/16\"\ntype = \"local\"\ndev = \"lo\"\n\
+        [[route]]\nto = \"10.8.0.255\"\ntype = \"broadcast\"\ndev = \"eth0\"\n\
+        [[route]]\nto = \"fd00::9\"\ntype = \"anycast\"\ndev = \"eth0\"\n\
+        [[route]]\nto = \"239.0.0.0/8\"\ntype = \"multicast\"\ndev = \"eth0\"\ntable = 9\n\
+        [[route]]\nto = \"default\"\ntos = 0x10\nvia = \"10.0.0.1\"\ntable = 9\n\
+        [[route]]\nto = \"10.7.0.0/16\"\nnhid = 5";
+    let told: Vec<_> = policy(text).routes.iter().map(|r| (r.kind, r.table, r.tos, r.nhid)).collect();
+    assert_eq!(
+        told,
+        [
+            (RouteKind::Local, 255, 0, None),
+            (RouteKind::Broadcast, 255, 0, None),
+            (RouteKind::Anycast, 255, 0, None),
+            (RouteKind::Multicast, 9, 0, None),
+            (RouteKind::Unicast, 9, 0x10, None),
+            (RouteKind::Unicast, 254, 0, Some(5)),
+        ]
+    );
+}
