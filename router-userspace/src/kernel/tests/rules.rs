@@ -283,7 +283,7 @@ fn selectors_of_newer_kernels_and_realms_there_and_back() {
             continue;
         }
         let new: Vec<Rule> = kernel.rules().unwrap().into_iter().filter(|one| !before.contains(one)).collect();
-        assert_eq!(new, [rule.clone()], "as dumped against as added");
+        assert_eq!(new, std::slice::from_ref(&rule), "as dumped against as added");
         kernel.delete_rule(&rule).unwrap();
         assert_eq!(kernel.rules().unwrap(), before, "after deleting {rule}");
     }
