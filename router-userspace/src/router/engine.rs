@@ -2,7 +2,7 @@
 
 use super::counters::Counters;
 use super::shadow::Shadow;
-use super::{Options, RouterError};
+use super::{Options, RouterError, expiry};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
 use crate::kernel::{Event, Kernel, Monitor, Netlink, remove_empty_clsact, survey};
@@ -203,7 +203,7 @@ impl Engine {
         {
             self.surveyed = Instant::now();
             let facts = facts(fast, &self.host);
-            return Ok(facts != self.facts);
+            return Ok(facts != self.facts || expiry::moved(&mut self.kernel, &self.host.routes)?);
         }
         Ok(false)
     }
