@@ -213,26 +213,20 @@ impl<'a> Walker<'a> {
 
     /// IPv6's way as long as no rule was ever added in the namespace: `local`, then `main` (`fib6_rule_lookup`).
     pub(super) fn lookup_without_rules6(&self, flow: &Flow) -> End {
-        for table in [TABLE_LOCAL, TABLE_MAIN] {
-            match self.fib.lookup(table, flow) {
-                Answer::NoRoute => {}
-                Answer::Found { route, hops } => return End::Route { rule: None, route, hops },
-                Answer::Refused(route) => {
-                    if let Some(verdict) = refusal(&self.host.routes[route]) {
-                        return End::Refused { rule: None, verdict, route: Some(route) };
-                    }
-                }
-                Answer::Unknown(_) => return End::Unknown("a route type that is not known here".to_owned()),
-            }
-        }
-        End::Nothing
+        self.first_of([TABLE_LOCAL, TABLE_MAIN].map(|table| self.fib.lookup(table, flow)))
     }
 
     /// IPv4's way as long as no rule was ever added in the namespace: no rules, one trie of `local` and `main`, then
     /// `default` (`fib_lookup`, include/net/ip_fib.h).
     pub(super) fn lookup_without_rules(&self, flow: &Flow) -> End {
-        for tables in [&[TABLE_LOCAL, TABLE_MAIN][..], &[crate::model::TABLE_DEFAULT]] {
-            match self.fib.lookup_merged(tables, flow) {
+        let tables = [&[TABLE_LOCAL, TABLE_MAIN][..], &[crate::model::TABLE_DEFAULT]];
+        self.first_of(tables.map(|tables| self.fib.lookup_merged(tables, flow)))
+    }
+
+    /// How a walk ends whose tables answered so, without a rule that could say more.
+    fn first_of(&self, answers: [Answer; 2]) -> End {
+        for answer in answers {
+            match answer {
                 Answer::NoRoute => {}
                 Answer::Found { route, hops } => return End::Route { rule: None, route, hops },
                 Answer::Refused(route) => {
