@@ -15,6 +15,8 @@ pub trait Lists {
     fn rule(&self, index: u32) -> Option<&RuleEntry>;
     /// The longest prefix of `table` that holds the address.
     fn route(&self, family: u32, table: u32, addr: &AddrWords) -> Option<&RouteEntry>;
+    /// CLOCK_MONOTONIC, whole seconds.
+    fn seconds(&self) -> u32;
     /// `MARKS[index]`.
     fn mark_entry(&self, index: u32) -> Option<&MarkEntry>;
 }
@@ -132,7 +134,17 @@ impl Walk {
     pub fn new() -> Self {
         Walk {
             packet: Packet::EMPTY,
-            route: RouteEntry { kind: 0, prefix_len: 0, via_family: 0, reason: 0, oif: 0, mtu: 0, via: [0; 4] },
+            route: RouteEntry {
+                kind: 0,
+                prefix_len: 0,
+                via_family: 0,
+                reason: 0,
+                oif: 0,
+                group: 0,
+                mtu: 0,
+                expires: 0,
+                via: [0; 4],
+            },
             at: 0,
             first: 0,
             count: 0,
@@ -170,10 +182,11 @@ macro_rules! mismatch {
         let mut mismatch = ((packet.mark ^ entry.mark) & entry.mark_mask)
             | difference(&packet.src, &entry.from, &entry.from_mask)
             | difference(&packet.dst, &entry.to, &entry.to_mask)
-            | u32::from((packet.dsfield ^ entry.dsfield) & entry.dsfield_mask);
+            | ((packet.flow ^ entry.flow) & entry.flow_mask);
         let flags = entry.flags;
-        if flags & (RULE_IPPROTO | RULE_SPORT | RULE_DPORT) != 0 {
-            mismatch |= u32::from(packet.ipproto ^ entry.ipproto) & all_if(flags, RULE_IPPROTO)
+        if flags & (RULE_IPPROTO | RULE_PORTS | RULE_SPORT | RULE_DPORT) != 0 {
+            mismatch |= ((ports(packet.sport, packet.dport) ^ entry.ports) & entry.ports_mask)
+                | u32::from(packet.ipproto ^ entry.ipproto) & all_if(flags, RULE_IPPROTO)
                 | outside(packet.sport, entry.sport) & all_if(flags, RULE_SPORT)
                 | outside(packet.dport, entry.dport) & all_if(flags, RULE_DPORT);
         }
@@ -261,7 +274,14 @@ pub fn rule_step(lists: &impl Lists, walk: &mut Walk) -> bool {
 fn table_step(lists: &impl Lists, walk: &mut Walk, rule: &RuleEntry) -> bool {
     walk.table = rule.target;
     let found = lists.route(walk.packet.family, rule.target, &walk.packet.dst);
-    let Some(route) = found.filter(|route| route.kind != ROUTE_THROW) else { return nothing_decided(walk) };
+    let Some(route) = found else { return nothing_decided(walk) };
+    // One whose time is over is not there (`__find_rr_leaf()`, net/ipv6/route.c): another may take its place.
+    if route.expires != 0 && lists.seconds() >= route.expires {
+        return walk.pass(PassReason::RouteExpiry);
+    }
+    if route.kind == ROUTE_THROW {
+        return nothing_decided(walk);
+    }
     // Only what has next hops is suppressed: the kernel asks after a look-up without error.
     let has_next_hops =
         route.kind == ROUTE_UNICAST || (route.kind == ROUTE_UNSEEN && route.reason == PassReason::Multipath as u8);
@@ -270,6 +290,9 @@ fn table_step(lists: &impl Lists, walk: &mut Walk, rule: &RuleEntry) -> bool {
     }
     match route.kind {
         ROUTE_UNICAST => {
+            if rule.suppress_ifgroup != NO_GROUP && rule.suppress_ifgroup == route.group {
+                return nothing_decided(walk);
+            }
             walk.route = *route;
             walk.end = end::ROUTE;
             false
@@ -318,7 +341,10 @@ pub fn decide(tables: &impl Tables, config: &Config, ingress: &LinkEntry, walk: 
     if source & ADDR_SPECIAL != 0 {
         return outcome.leave(PassReason::Source);
     }
-    if packet.fragment != 0 && config.needs_ports != 0 {
+    // A fragment has no ports: that is what the stack's rules see too, where nothing puts it together on the way to them.
+    let whole =
+        config.fragments == FRAGMENTS_PASS || (config.fragments == FRAGMENTS_REDIRECT && ingress.may != MAY_REDIRECT);
+    if packet.fragment != 0 && whole {
         return outcome.leave(PassReason::Fragment);
     }
     let [first, count] = if ipv4 { ingress.rules4 } else { ingress.rules6 };

@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Raised whenever a map's layout or meaning changes.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// An address of either family: IPv4 in the first word, the others 0. The family stands beside it wherever it is used.
 pub type AddrWords = [u32; 4];
@@ -21,8 +21,8 @@ pub struct Config {
     pub active: u32,
     /// How many entries of `MARKS` are in use, IPv4 and IPv6 together.
     pub marks: u32,
-    /// Whether any rule or mark looks at protocol or ports: fragments are the stack's then.
-    pub needs_ports: u32,
+    /// One of `FRAGMENTS_*`.
+    pub fragments: u32,
     /// The bits that `mark` may write; 0 where it may not.
     pub mark_bits: u32,
     /// How many entries of `MARKS_IN_USE` hold.
@@ -34,6 +34,14 @@ pub struct Config {
     /// Which state of the maps decides; carried by every sample.
     pub generation: u32,
 }
+
+/// No rule and no mark looks at ports: fragments are like any other packet.
+pub const FRAGMENTS_DECIDE: u32 = 0;
+/// A rule or a mark looks at ports, which a fragment has none of. Where a packet may be redirected no hook puts fragments together,
+/// and the rules of the stack see the same; elsewhere one may.
+pub const FRAGMENTS_REDIRECT: u32 = 1;
+/// The same, but a hook may put fragments together everywhere: they are the stack's.
+pub const FRAGMENTS_PASS: u32 = 2;
 
 /// Key of `LINKS`: an interface index. What is known of an interface, as ingress and as egress.
 #[repr(C)]
@@ -82,8 +90,8 @@ pub const LINK_READS_MARK: u32 = 1 << 5;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct RuleEntry {
-    /// `RULE_*` bits: which selectors count. Of one that does not, the mask (mark, from, to, dsfield) is 0: the program looks at
-    /// the mask alone.
+    /// `RULE_*` bits: which selectors count. Of one that does not, the mask (mark, from, to, ports, flow) is 0: the program looks
+    /// at the mask alone.
     pub flags: u32,
     /// One of `ACT_*`.
     pub action: u32,
@@ -91,6 +99,8 @@ pub struct RuleEntry {
     pub target: u32,
     /// Suppress a route whose prefix is at most this long; -1 is none.
     pub suppress_prefixlength: i32,
+    /// Suppress a route whose device is of this interface group; [`NO_GROUP`] is none.
+    pub suppress_ifgroup: u32,
     /// `(mark ^ value) & mask == 0`.
     pub mark: u32,
     /// See `mark`.
@@ -103,18 +113,22 @@ pub struct RuleEntry {
     pub to: AddrWords,
     /// See `to`.
     pub to_mask: AddrWords,
+    /// `(ports ^ value) & mask == 0` on [`ports`] of the packet: masked ports, both in one.
+    pub ports: u32,
+    /// See `ports`.
+    pub ports_mask: u32,
     /// First and last source port.
     pub sport: [u16; 2],
     /// First and last destination port.
     pub dport: [u16; 2],
-    /// `(dsfield ^ value) & mask == 0` on the whole octet: `tos` and `dscp` in one.
-    pub dsfield: u8,
-    /// See `dsfield`.
-    pub dsfield_mask: u8,
+    /// `(flow ^ value) & mask == 0` on [`crate::packet::Packet::flow`]: `tos`, `dscp` and `flowlabel` in one.
+    pub flow: u32,
+    /// See `flow`.
+    pub flow_mask: u32,
     /// IP protocol.
     pub ipproto: u8,
     /// Padding.
-    pub pad: u8,
+    pub pad: [u8; 3],
     /// Index in `RULE_COUNTERS`.
     pub counter: u32,
     /// The value within `Config::mark_bits` that makes the stack take this table at once; 0 where it has none.
@@ -135,12 +149,23 @@ pub const RULE_IPPROTO: u32 = 1 << 4;
 pub const RULE_SPORT: u32 = 1 << 5;
 /// `dport` counts.
 pub const RULE_DPORT: u32 = 1 << 6;
-/// `dsfield` counts.
-pub const RULE_DSFIELD: u32 = 1 << 7;
+/// `flow` counts.
+pub const RULE_FLOW: u32 = 1 << 7;
 /// It looks at something unseen here: a packet that all other selectors leave open is the stack's.
 pub const RULE_UNSEEN: u32 = 1 << 8;
 /// It has decided otherwise than the kernel: what it decides is the stack's.
 pub const RULE_FALLBACK: u32 = 1 << 31;
+/// `ports` counts.
+pub const RULE_PORTS: u32 = 1 << 9;
+
+/// [`RuleEntry::suppress_ifgroup`] of a rule that suppresses no group (-1, as the kernel keeps it).
+pub const NO_GROUP: u32 = u32::MAX;
+
+/// Both ports in one word, as [`RuleEntry::ports`] compares them: the source port in the upper half.
+#[inline(always)]
+pub fn ports(sport: u16, dport: u16) -> u32 {
+    (sport as u32) << 16 | dport as u32
+}
 
 /// Look the destination up in `target`.
 pub const ACT_TABLE: u32 = 1;
@@ -192,8 +217,13 @@ pub struct RouteEntry {
     pub reason: u8,
     /// Outgoing interface index.
     pub oif: u32,
+    /// Interface group of the outgoing interface.
+    pub group: u32,
     /// The route's own MTU; 0: the device's counts.
     pub mtu: u32,
+    /// From this second of CLOCK_MONOTONIC on the kernel may not use the route any more (it may have got more time since): it is
+    /// the stack's. 0: it stays.
+    pub expires: u32,
     /// Gateway, of `via_family`.
     pub via: AddrWords,
 }
@@ -273,17 +303,21 @@ pub struct MarkEntry {
     /// Selector.
     pub to_mask: AddrWords,
     /// Selector.
+    pub ports: u32,
+    /// Selector.
+    pub ports_mask: u32,
+    /// Selector.
     pub sport: [u16; 2],
     /// Selector.
     pub dport: [u16; 2],
     /// Selector.
-    pub dsfield: u8,
+    pub flow: u32,
     /// Selector.
-    pub dsfield_mask: u8,
+    pub flow_mask: u32,
     /// Selector.
     pub ipproto: u8,
     /// Padding.
-    pub pad: u8,
+    pub pad: [u8; 3],
 }
 
 /// The most `[[mark]]` alternatives that the program follows.
@@ -359,10 +393,12 @@ pub struct Sample {
     pub dport: u16,
     /// IP protocol, or next header.
     pub ipproto: u8,
-    /// TOS octet, or traffic class.
-    pub dsfield: u8,
+    /// 1 for an IPv4 fragment.
+    pub fragment: u8,
     /// Padding.
     pub pad: [u8; 2],
+    /// Traffic class and flow label, as in [`crate::packet::Packet::flow`].
+    pub flow: u32,
     /// What was decided.
     pub decision: Decision,
 }
@@ -406,16 +442,16 @@ mod tests {
     fn sizes_are_the_abi() {
         assert_eq!(size_of::<Config>(), 36);
         assert_eq!(size_of::<LinkEntry>(), 36);
-        assert_eq!(size_of::<RuleEntry>(), 108);
+        assert_eq!(size_of::<RuleEntry>(), 128);
         assert_eq!(size_of::<RouteKey4>(), 8);
         assert_eq!(size_of::<RouteKey6>(), 20);
-        assert_eq!(size_of::<RouteEntry>(), 28);
+        assert_eq!(size_of::<RouteEntry>(), 36);
         assert_eq!(size_of::<NeighbourKey>(), 24);
         assert_eq!(size_of::<NeighbourEntry>(), 8);
-        assert_eq!(size_of::<MarkEntry>(), 108);
+        assert_eq!(size_of::<MarkEntry>(), 124);
         assert_eq!(size_of::<Counter>(), 64);
         assert_eq!(size_of::<PassCounter>(), 16);
         assert_eq!(size_of::<Decision>(), 36);
-        assert_eq!(size_of::<Sample>(), 92);
+        assert_eq!(size_of::<Sample>(), 96);
     }
 }

@@ -38,6 +38,8 @@ pub const DCCP: u8 = 33;
 pub const ESP: u8 = 50;
 /// IPPROTO_AH.
 pub const AH: u8 = 51;
+/// IPPROTO_ICMPV6.
+pub const ICMPV6: u8 = 58;
 /// IPPROTO_SCTP.
 pub const SCTP: u8 = 132;
 /// IPPROTO_UDPLITE.
@@ -88,8 +90,9 @@ pub struct Packet {
     pub dport: u16,
     /// IP protocol, or next header.
     pub ipproto: u8,
-    /// TOS octet, or traffic class.
-    pub dsfield: u8,
+    /// What the first word of an IPv6 header holds behind the version: the traffic class in bits 20 to 27, the flow label in bits 0
+    /// to 19. IPv4's TOS octet stands in the place of the traffic class.
+    pub flow: u32,
     /// 1 for an IPv4 fragment, the first one included.
     pub fragment: u8,
     /// TTL or hop limit as received, at least 2.
@@ -109,11 +112,16 @@ impl Packet {
         sport: 0,
         dport: 0,
         ipproto: 0,
-        dsfield: 0,
+        flow: 0,
         fragment: 0,
         ttl: 0,
     };
 }
+
+/// Where [`Packet::flow`] holds the traffic class, or the TOS octet.
+pub const FLOW_CLASS_SHIFT: u32 = 20;
+/// The bits of [`Packet::flow`] that are the flow label.
+pub const FLOW_LABEL: u32 = 0x000f_ffff;
 
 /// [`Packet::segment`] of a GSO packet that is not TCP: tunnels wrap headers of unknown length into each segment.
 pub const SEGMENT_UNKNOWN: u32 = u32::MAX;

@@ -66,7 +66,7 @@ fn parse_ipv4(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason>
         sport,
         dport,
         ipproto,
-        dsfield: (first >> 16) as u8,
+        flow: (first & 0x00ff_0000) << (FLOW_CLASS_SHIFT - 16),
         fragment: u8::from(fragment),
         ttl,
     };
@@ -102,6 +102,9 @@ fn parse_ipv6(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason>
     if ttl <= 1 {
         return Err(PassReason::Ttl);
     }
+    if ipproto == ICMPV6 && is_neighbour_discovery(frame) {
+        return Err(PassReason::NeighbourDiscovery);
+    }
     let (sport, dport) = ports(frame, IPV6_HEADER, ipproto, len);
     *packet = Packet {
         family: IPV6,
@@ -114,7 +117,7 @@ fn parse_ipv6(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason>
         sport,
         dport,
         ipproto,
-        dsfield: (first >> 20) as u8,
+        flow: first & 0x0fff_ffff,
         fragment: 0,
         ttl,
     };
@@ -162,6 +165,16 @@ fn segment(frame: &impl Frame, header: u32, ipproto: u8, len: u32) -> u32 {
     match frame.words::<1>(header as usize + 12) {
         Some([word]) => (header + (u32::from_be(word) >> 28) * 4).saturating_add(frame.gso_size()),
         None => SEGMENT_UNKNOWN,
+    }
+}
+
+/// Router and neighbour discovery: the host answers for an address that it is a proxy of (`ip6_forward_proxy_check()`, net/ipv6/ip6_output.c),
+/// whether or not it forwards what else is sent there.
+#[inline(always)]
+fn is_neighbour_discovery(frame: &impl Frame) -> bool {
+    match frame.words::<1>(IPV6_HEADER as usize) {
+        Some([word]) => matches!(u32::from_be(word) >> 24, 133..=137),
+        None => false,
     }
 }
 

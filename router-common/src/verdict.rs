@@ -142,7 +142,7 @@ reasons! {
     Source = 12, "source";
     #[doc = " This interface does not forward the family."]
     ForwardingOff = 13, "forwarding-off";
-    #[doc = " A fragment, where a rule or a mark looks at ports."]
+    #[doc = " A fragment, where a rule or a mark looks at ports and the stack may put the fragments together first."]
     Fragment = 14, "fragment";
     #[doc = " A rule looks at something that cannot be seen here."]
     RuleSelector = 15, "rule-selector";
@@ -172,6 +172,10 @@ reasons! {
     ShadowDisagreed = 27, "shadow-disagreed";
     #[doc = " The stack has learned a gateway or a path MTU of its own for this destination."]
     Exception = 28, "exception";
+    #[doc = " IPv6 router or neighbour discovery, which this host may have to answer for others."]
+    NeighbourDiscovery = 29, "neighbour-discovery";
+    #[doc = " A route whose time may be over."]
+    RouteExpiry = 30, "route-expiry";
 }
 
 impl PassReason {

@@ -95,11 +95,16 @@ fn interfaces_and_addresses_before_rules() {
 }
 
 #[test]
-fn fragments_are_the_stacks_where_ports_count() {
+fn fragments_are_the_stacks_where_ports_count_and_something_may_put_them_together() {
     let fragment = Packet { fragment: 1, sport: 0, dport: 0, ..packet4() };
     let mut world = world();
     assert_eq!(world.told(fragment), Told::Redirect { oif: WAN, table: 111 });
-    world.config.needs_ports = 1;
+    world.config.fragments = FRAGMENTS_REDIRECT;
+    assert_eq!(world.told(fragment), Told::Redirect { oif: WAN, table: 111 });
+    world.link_mut(LAN).may = MAY_MARK;
+    assert_eq!(world.told(fragment), Told::Pass(PassReason::Fragment));
+    world.link_mut(LAN).may = MAY_REDIRECT;
+    world.config.fragments = FRAGMENTS_PASS;
     assert_eq!(world.told(fragment), Told::Pass(PassReason::Fragment));
     assert_eq!(world.told(packet4()), Told::Redirect { oif: WAN, table: 111 });
 }

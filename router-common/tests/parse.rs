@@ -127,11 +127,35 @@ fn every_field_of_ipv4() {
         sport: 0x1234,
         dport: 80,
         ipproto: UDP,
-        dsfield: 0xb9,
+        flow: 0xb9 << FLOW_CLASS_SHIFT,
         fragment: 0,
         ttl: 64,
     };
     assert_eq!(ipv4().parse(), Ok(expected));
+}
+
+#[test]
+fn neighbour_discovery_is_the_stacks() {
+    for (kind, expected) in [
+        (132, None),
+        (133, Some(PassReason::NeighbourDiscovery)),
+        (135, Some(PassReason::NeighbourDiscovery)),
+        (137, Some(PassReason::NeighbourDiscovery)),
+        (138, None),
+        (128, None),
+    ] {
+        let mut frame = ipv6();
+        frame.bytes[6] = 58;
+        frame.bytes[40] = kind;
+        assert_eq!(frame.parse().err(), expected, "type {kind}");
+    }
+}
+
+#[test]
+fn the_flow_label_is_read() {
+    let mut frame = ipv6();
+    frame.bytes[..4].copy_from_slice(&0x6b91_2345u32.to_be_bytes());
+    assert_eq!(frame.parse().map(|packet| packet.flow), Ok(0x0b91_2345));
 }
 
 #[test]
@@ -147,7 +171,7 @@ fn every_field_of_ipv6() {
         sport: 0x1234,
         dport: 80,
         ipproto: UDP,
-        dsfield: 0xb9,
+        flow: 0xb9 << FLOW_CLASS_SHIFT,
         fragment: 0,
         ttl: 64,
     };

@@ -19,20 +19,22 @@ fn matches(rule: &RuleEntry, packet: &Packet) -> bool {
         && (!on(RULE_IPPROTO) || packet.ipproto == rule.ipproto)
         && (!on(RULE_SPORT) || (rule.sport[0]..=rule.sport[1]).contains(&packet.sport))
         && (!on(RULE_DPORT) || (rule.dport[0]..=rule.dport[1]).contains(&packet.dport))
-        && (!on(RULE_DSFIELD) || packet.dsfield & rule.dsfield_mask == rule.dsfield & rule.dsfield_mask);
+        && (!on(RULE_PORTS) || ports(packet.sport, packet.dport) & rule.ports_mask == rule.ports & rule.ports_mask)
+        && (!on(RULE_FLOW) || packet.flow & rule.flow_mask == rule.flow & rule.flow_mask);
     all != on(RULE_NOT)
 }
 
 prop_compose! {
     /// A rule whose values lie close to those of [`some_packet`]; what does not count is 0, as the layout demands.
     fn some_rule()(
-        flags in 0u32..256,
+        flags in (0u32..512).prop_map(|bits| if bits & 256 == 0 { bits } else { bits & !RULE_UNSEEN | RULE_PORTS }),
         (mark, mark_mask) in (0u32..4, 0u32..4),
         from in 0u32..4, to in 0u32..4, (from_word, to_word) in (0usize..4, 0usize..4),
         (from_mask, to_mask) in (0u32..4, 0u32..4),
         sport in prop::array::uniform2(prop_oneof![0u16..4, 65533u16..]),
         dport in prop::array::uniform2(prop_oneof![0u16..4, 65533u16..]),
-        ipproto in 0u8..3, (dsfield, dsfield_mask) in (0u8..4, 0u8..4),
+        ipproto in 0u8..3, (flow, flow_mask) in (0u32..4, 0u32..4),
+        (masked, ports_mask) in (0u32..4, prop::sample::select(vec![0u32, 1, 2, 3 << 16, 1 << 17])),
     ) -> RuleEntry {
         let on = |flag: u32| u32::from(flags & flag != 0);
         let at = |index: usize, value: u32| { let mut words = [0; 4]; words[index] = value; words };
@@ -44,7 +46,8 @@ prop_compose! {
             from: at(from_word, from * on(RULE_FROM)), from_mask: at(from_word, from_mask * on(RULE_FROM)),
             to: at(to_word, to * on(RULE_TO)), to_mask: at(to_word, to_mask * on(RULE_TO)),
             sport, dport, ipproto,
-            dsfield, dsfield_mask: dsfield_mask * on(RULE_DSFIELD) as u8,
+            ports: masked << 16 | masked, ports_mask: ports_mask * on(RULE_PORTS),
+            flow, flow_mask: flow_mask * on(RULE_FLOW),
             ..zeroed()
         }
     }
@@ -54,9 +57,9 @@ prop_compose! {
     fn some_packet()(
         mark in 0u32..4, src in prop::array::uniform4(0u32..4), dst in prop::array::uniform4(0u32..4),
         sport in prop_oneof![0u16..4, 65533u16..], dport in prop_oneof![0u16..4, 65533u16..],
-        ipproto in 0u8..3, dsfield in 0u8..4,
+        ipproto in 0u8..3, flow in 0u32..4,
     ) -> Packet {
-        Packet { mark, src, dst, sport, dport, ipproto, dsfield, ..packet6() }
+        Packet { mark, src, dst, sport, dport, ipproto, flow, ..packet6() }
     }
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::warn;
 use router_common::classify::Walk;
 use router_common::packet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4, IPV4_TTL_OFFSET, IPV6_HOP_LIMIT_OFFSET, forwarded_priority,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FLOW_CLASS_SHIFT, IPV4, IPV4_TTL_OFFSET, IPV6_HOP_LIMIT_OFFSET, forwarded_priority,
     forwarded_ttl_word,
 };
 use router_common::verdict::{Action, PassReason};
@@ -101,7 +101,7 @@ fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
     }
     // `ip6_forward()` leaves the priority alone.
     if ipv4 && state.keep_priority == 0 {
-        skb.set_priority(forwarded_priority(packet.dsfield));
+        skb.set_priority(forwarded_priority((packet.flow >> FLOW_CLASS_SHIFT) as u8));
     }
     // Towards a device without Ethernet headers the kernel strips this one (`__bpf_redirect_no_mac()`).
     Ok(skb.redirect(outcome.decision.oif))

@@ -5,6 +5,7 @@
 use crate::ingress::State;
 use crate::skb::Skb;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key};
@@ -70,6 +71,12 @@ impl Lists for MapLists {
             let key = RouteKey6 { table: table.to_be_bytes(), addr: bytes(addr) };
             ROUTES6.get(Key::new(160, key))
         }
+    }
+
+    #[inline(always)]
+    fn seconds(&self) -> u32 {
+        // SAFETY: a plain clock.
+        (unsafe { bpf_ktime_get_ns() } / 1_000_000_000) as u32
     }
 
     #[inline(always)]

@@ -34,7 +34,8 @@ pub fn sample(state: &State) {
         sport: packet.sport,
         dport: packet.dport,
         ipproto: packet.ipproto,
-        dsfield: packet.dsfield,
+        fragment: packet.fragment,
+        flow: packet.flow,
         pad: [0; 2],
         decision: state.outcome.decision,
     });

@@ -133,6 +133,7 @@ fn default_route(table: u32, dev: u32, gateway: &str) -> Route {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: vec![NextHop { via: Some(via), dev, weight: 1, ..NextHop::default() }],

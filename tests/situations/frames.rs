@@ -268,3 +268,53 @@ fn a_narrow_way_out_is_found_by_bulk_transfers() -> Result<()> {
     }
     Ok(())
 }
+
+/// What rules see of a fragment: no ports, be it the first one with all its ports, but its protocol.
+#[test]
+fn fragments_have_no_ports() -> Result<()> {
+    let mut bed = bed!();
+    let (router, lan) = (mac(&bed.lab, "router", "lan0")?, mac(&bed.lab, "lan", "eth0")?);
+    let mut frames = Vec::new();
+    for (name, offset, more) in [("whole", 0, false), ("first", 0, true), ("later", 72, false)] {
+        let mut packet = Packet::udp(LAN[0], FAR[0], name)?;
+        packet.fragment_as(offset, more);
+        frames.push((name.to_owned(), ethernet(router, lan, packet.ethertype(), &packet.bytes())));
+    }
+    // Whole packets to port 9000 go by eth0, all other UDP by eth1; what is not UDP would be refused.
+    let by_port = "
+[[rule]]
+priority = 980
+family   = \"ipv4\"
+iif      = \"lan0\"
+dport    = 9000
+table    = \"main\"
+
+[[rule]]
+priority = 981
+family   = \"ipv4\"
+iif      = \"lan0\"
+not      = true
+ipproto  = \"udp\"
+action   = \"prohibit\"
+";
+    let policy = format!("{POLICY}{by_port}");
+    let expected = [("isp1", "whole"), ("isp2", "first"), ("isp2", "later")];
+    for mode in ["netlink", "ebpf"] {
+        let daemon = bed.run(mode, &policy)?;
+        if mode == "ebpf" {
+            bed.warm()?;
+        }
+        // The other uplink's neighbour is resolved, and known, before it counts.
+        for _ in 0..3 {
+            bed.flow(LAN[0], Proto::Udp, 443, 1)?;
+        }
+        let before = bed.redirected()?;
+        let caught = send(&bed, &frames)?;
+        let mut came: Vec<(&str, &str)> = caught.iter().map(|(place, name, _)| (*place, name.as_str())).collect();
+        came.sort_by_key(|(place, name)| (*place, *name != "first"));
+        assert_eq!(came, expected, "{mode}");
+        ensure!(mode == "netlink" || bed.redirected()? >= before + 3, "the stack did it: {}", bed.status()?);
+        ensure!(daemon.stop()?.success());
+    }
+    Ok(())
+}

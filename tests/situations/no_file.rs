@@ -4,7 +4,7 @@ use crate::bed;
 use anyhow::{Result, ensure};
 use wayfork::kernel::Kernel;
 use wayfork::lab::traffic::Proto;
-use wayfork::model::{Family, PortRange, Rule, RuleAction, Selectors};
+use wayfork::model::{Family, Ports, Rule, RuleAction, Selectors};
 use wayfork_tests::{Bed, Way};
 
 const STATIC: u8 = 4;
@@ -27,7 +27,11 @@ fn rules(family: Family) -> Vec<Rule> {
         rule(110, any(), table(999)),
         // What is not from the second host skips the two rules that follow.
         rule(200, Selectors { not: true, from: second, ..any() }, RuleAction::Goto(300)),
-        rule(210, Selectors { ipproto: Some(6), dport: Some(PortRange { start: 443, end: 443 }), ..any() }, table(254)),
+        rule(
+            210,
+            Selectors { ipproto: Some(6), dport: Some(Ports::Range { start: 443, end: 443 }), ..any() },
+            table(254),
+        ),
         rule(220, Selectors { iif: iif(), ..any() }, table(112)),
         rule(300, Selectors { fwmark: Some((0x10, 0xff)), ..any() }, RuleAction::Prohibit),
         rule(310, Selectors { from: lan, to: far, ipproto: Some(17), ..any() }, table(112)),

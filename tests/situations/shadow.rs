@@ -139,7 +139,7 @@ fn corrupt(bed: &Bed, daemon: &Daemon) -> Result<()> {
 }
 
 fn nothing() -> RouteEntry {
-    RouteEntry { kind: 0, prefix_len: 0, via_family: 0, reason: 0, oif: 0, mtu: 0, via: [0; 4] }
+    RouteEntry { kind: 0, prefix_len: 0, via_family: 0, reason: 0, oif: 0, group: 0, mtu: 0, expires: 0, via: [0; 4] }
 }
 
 /// The neighbours of both uplinks are known to the fast path.

@@ -23,6 +23,7 @@ pub struct World {
     pub marks: Vec<MarkEntry>,
     pub marks_in_use: Vec<u32>,
     pub device_mtu_of_segments: Option<u32>,
+    pub seconds: u32,
 }
 
 /// Whether the first `bits` bits are equal.
@@ -39,6 +40,9 @@ impl Lists for World {
         let found =
             self.routes.iter().filter(|(f, t, to, len, _)| *f == family && *t == table && same_prefix(addr, to, *len));
         found.max_by_key(|(.., len, _)| *len).map(|(.., entry)| entry)
+    }
+    fn seconds(&self) -> u32 {
+        self.seconds
     }
     fn mark_entry(&self, index: u32) -> Option<&MarkEntry> {
         self.marks.get(index as usize)
@@ -82,7 +86,15 @@ pub fn zeroed<T: bytemuck::Zeroable>() -> T {
 }
 
 pub fn rule(action: u32, target: u32) -> RuleEntry {
-    RuleEntry { action, target, suppress_prefixlength: -1, counter: target, mark_class: 0x0300_0000, ..zeroed() }
+    RuleEntry {
+        action,
+        target,
+        suppress_prefixlength: -1,
+        suppress_ifgroup: NO_GROUP,
+        counter: target,
+        mark_class: 0x0300_0000,
+        ..zeroed()
+    }
 }
 
 pub fn via(addr: [u8; 4]) -> RouteEntry {
@@ -118,6 +130,7 @@ pub fn world() -> World {
         marks: Vec::new(),
         marks_in_use: Vec::new(),
         device_mtu_of_segments: None,
+        seconds: 0,
     }
 }
 
@@ -186,7 +199,7 @@ pub fn packet4() -> Packet {
         sport: 1000,
         dport: 53,
         ipproto: UDP,
-        dsfield: 0,
+        flow: 0,
         ttl: 64,
         ..Packet::EMPTY
     }

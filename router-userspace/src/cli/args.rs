@@ -166,6 +166,12 @@ pub struct ExplainArgs {
     /// DSCP, 0 to 63.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..64))]
     pub dscp: Option<u8>,
+    /// IPv6 flow label, 0 to 0xfffff.
+    #[arg(long, value_name = "N", value_parser = parse_u32)]
+    pub flowlabel: Option<u32>,
+    /// The first of several IPv4 fragments: rules find no ports in it.
+    #[arg(long)]
+    pub fragment: bool,
     /// Try this policy file in a scratch namespace made like this host.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -22,6 +22,8 @@ pub fn run(global: &Global, args: &ExplainArgs) -> Outcome {
         sport: args.sport,
         dport: args.dport,
         dscp: args.dscp.unwrap_or(0),
+        flowlabel: args.flowlabel.unwrap_or(0),
+        fragment: args.fragment,
     };
     let explanation = match &args.config {
         Some(path) => in_scratch(&question, &policy_file::load(Some(path))?)?,

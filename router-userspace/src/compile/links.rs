@@ -1,10 +1,12 @@
 //! Interfaces, neighbours and marks.
 
+use super::below::reads_mark;
+use super::selectors::{PortWords, flow_words};
 use super::words;
 use crate::model::{Family, Host, Link, MarkRule, Neighbour};
 use router_common::layout::{
     LINK_EGRESS, LINK_ETHERNET, LINK_FORWARDS4, LINK_FORWARDS6, LINK_READS_MARK, LINK_REDIRECTS4, LinkEntry, MarkEntry,
-    NeighbourEntry, NeighbourKey, RULE_DPORT, RULE_DSFIELD, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_SPORT, RULE_TO,
+    NeighbourEntry, NeighbourKey, RULE_FLOW, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_TO,
 };
 
 /// ARPHRD_ETHER.
@@ -35,7 +37,7 @@ pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
     if host.send_redirects(link) {
         entry.flags |= LINK_REDIRECTS4;
     }
-    if matches!(link.kind.as_str(), "vxlan" | "geneve") {
+    if reads_mark(host, link) {
         entry.flags |= LINK_READS_MARK;
     }
     entry.mtu4 = link.mtu.min(MAX_MTU);
@@ -104,18 +106,13 @@ pub(super) fn mark(host: &Host, mark: &MarkRule) -> Option<MarkEntry> {
         entry.flags |= RULE_IPPROTO;
         entry.ipproto = proto;
     }
-    if let Some(ports) = selectors.sport {
-        entry.flags |= RULE_SPORT;
-        entry.sport = [ports.start, ports.end];
-    }
-    if let Some(ports) = selectors.dport {
-        entry.flags |= RULE_DPORT;
-        entry.dport = [ports.start, ports.end];
-    }
-    if let Some(dscp) = selectors.dscp {
-        entry.flags |= RULE_DSFIELD;
-        entry.dsfield = dscp << 2;
-        entry.dsfield_mask = 0xfc;
+    let PortWords { flags, ports, ports_mask, sport, dport } = PortWords::new(selectors.sport, selectors.dport);
+    entry.flags |= flags;
+    (entry.ports, entry.ports_mask, entry.sport, entry.dport) = (ports, ports_mask, sport, dport);
+    let class = selectors.dscp.map(|(value, mask)| (value << 2, mask << 2));
+    (entry.flow, entry.flow_mask) = flow_words(class, selectors.flowlabel);
+    if entry.flow_mask != 0 {
+        entry.flags |= RULE_FLOW;
     }
     Some(entry)
 }

@@ -1,8 +1,10 @@
 //! The model, compiled into what the maps of the fast path hold. Pure: no kernel, no eBPF loader.
 
+mod below;
 mod links;
 mod routes;
 mod rules;
+mod selectors;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -13,8 +15,9 @@ pub use slots::CounterSlots;
 
 use crate::model::{Family, Host, MarkRule};
 use router_common::layout::{
-    AddrFlags, LinkEntry, MAX_MARKS, MAX_MARKS_IN_USE, MAX_RULES, MarkEntry, NeighbourEntry, NeighbourKey, RULE_DPORT,
-    RULE_IPPROTO, RULE_SPORT, RouteEntry, RouteKey4, RouteKey6, RuleEntry,
+    AddrFlags, FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT, LinkEntry, MAX_MARKS, MAX_MARKS_IN_USE, MAX_RULES,
+    MarkEntry, NeighbourEntry, NeighbourKey, RULE_DPORT, RULE_PORTS, RULE_SPORT, RouteEntry, RouteKey4, RouteKey6,
+    RuleEntry,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,8 +44,8 @@ pub struct Generation {
     pub marks_in_use: Vec<u32>,
     /// The bits that the program may write; 0 for none.
     pub mark_bits: u32,
-    /// Whether a rule or a mark looks at protocol or ports.
-    pub needs_ports: bool,
+    /// What becomes of fragments: one of `FRAGMENTS_*`.
+    pub fragments: u32,
     /// `net.ipv4.ip_forward_update_priority` is off: a forwarded IPv4 packet keeps its priority.
     pub keep_priority: bool,
     /// The rule id behind each `RuleEntry::counter`; None where the slot is free.
@@ -64,6 +67,8 @@ pub struct Input {
     pub marks_in_use: Vec<u32>,
     /// Ids of rules whose decisions are left to the stack.
     pub fallback: BTreeSet<String>,
+    /// A packet may be redirected although netfilter has hooks, which may put fragments together.
+    pub bypasses_netfilter: bool,
 }
 
 /// What does not fit the fast path; the stack carries the traffic then.
@@ -116,9 +121,15 @@ pub fn compile(host: &Host, input: &Input, slots: &mut CounterSlots) -> Result<G
     generation.keep_priority = host.settings.keep_priority;
     generation.rules = lists.entries;
     generation.neighbours = host.neighbours.iter().filter_map(neighbour).collect();
-    const L4: u32 = RULE_IPPROTO | RULE_SPORT | RULE_DPORT;
-    generation.needs_ports = generation.rules.iter().any(|rule| rule.flags & L4 != 0)
-        || generation.marks.iter().any(|mark| mark.flags & L4 != 0);
+    const PORTS: u32 = RULE_PORTS | RULE_SPORT | RULE_DPORT;
+    let by_rules = generation.rules.iter().any(|rule| rule.flags & PORTS != 0);
+    // nftables finds the ports of a first fragment, which no rule does.
+    let by_marks = generation.marks.iter().any(|mark| mark.flags & PORTS != 0);
+    generation.fragments = match (by_rules, by_marks || by_rules && input.bypasses_netfilter) {
+        (_, true) => FRAGMENTS_PASS,
+        (true, false) => FRAGMENTS_REDIRECT,
+        (false, false) => FRAGMENTS_DECIDE,
+    };
     generation.counters = slots.finish();
     Ok(generation)
 }

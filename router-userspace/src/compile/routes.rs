@@ -99,9 +99,12 @@ fn usable(hop: &NextHop) -> bool {
 /// The route to one prefix of one table: the lowest metric that is usable. None where none is: the look-up goes on with
 /// the next shorter prefix (`fib_table_lookup` backtracks, `fib6_table_lookup` does).
 fn select(host: &Host, own: &OwnAddresses, family: Family, mut routes: Vec<&Route>) -> Option<RouteEntry> {
+    // One whose time is over may be given more without a word.
+    let expires = routes.iter().filter_map(|route| route.expires).min().unwrap_or(0);
     let unseen = |route: &Route, reason: PassReason| {
         let mut entry = entry_of(ROUTE_UNSEEN, route);
         entry.reason = reason as u8;
+        entry.expires = expires;
         Some(entry)
     };
     if let Some(route) = routes.iter().find(|route| route.tos != 0 || route.src.is_some_and(|net| net.prefix_len() > 0))
@@ -130,23 +133,26 @@ fn select(host: &Host, own: &OwnAddresses, family: Family, mut routes: Vec<&Rout
         return unseen(route, PassReason::Multipath);
     }
     let mut entry = entry_of(kind, route);
+    entry.expires = expires;
     if kind != ROUTE_UNICAST {
         return Some(entry);
     }
     let Some(hop) = route.nexthops.first() else { return unseen(route, PassReason::RouteKind) };
-    if hop.encap || hop.dev == 0 || own.is_gateway_of(hop) {
+    // A realm is looked for in the packet's route, which only the stack attaches.
+    if hop.encap || hop.realms != 0 || hop.dev == 0 || own.is_gateway_of(hop) {
         return unseen(route, PassReason::RouteKind);
     }
-    let Some(egress) = host.links.get(&hop.dev).filter(|_| !hop.linkdown) else {
+    let Some(link) = host.links.get(&hop.dev).filter(|_| !hop.linkdown) else {
         return unseen(route, PassReason::EgressInterface);
     };
     entry.oif = hop.dev;
+    entry.group = link.group;
     entry.mtu = route.mtu.map_or(0, |mtu| match family {
         // `ip_dst_mtu_maybe_forward`.
         Family::Ipv4 => mtu,
         Family::Ipv6 if route.mtu_locked => mtu,
         // `ip6_forward` goes by the interface, and `ip6_finish_output` by the route (`ip6_skb_dst_mtu`).
-        Family::Ipv6 => mtu.min(links::mtu6(egress)),
+        Family::Ipv6 => mtu.min(links::mtu6(link)),
     });
     if let Some(via) = hop.via {
         entry.via_family = if via.is_ipv4() { 4 } else { 6 };

@@ -1,11 +1,13 @@
 //! Rule lists, one per ingress interface: what is known of the interface beforehand is decided here, once.
 
+use super::below::has_tunnel_key;
+use super::selectors::{PortWords, flow_words};
 use super::slots::CounterSlots;
 use super::{Input, words};
-use crate::model::{Family, Host, Link, Rule, RuleAction};
+use crate::model::{Family, Host, Link, Rule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 use router_common::layout::{
-    ACT_BLACKHOLE, ACT_GOTO, ACT_NOP, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, RULE_DPORT, RULE_DSFIELD,
-    RULE_FALLBACK, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_SPORT, RULE_TO, RULE_UNSEEN, RuleEntry,
+    ACT_BLACKHOLE, ACT_GOTO, ACT_NOP, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, NO_GROUP, NO_RULE,
+    RULE_FALLBACK, RULE_FLOW, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_TO, RULE_UNSEEN, RuleEntry,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -31,6 +33,7 @@ impl RuleLists {
 /// What the compiler knows of the rules of one family apart from the ingress interface.
 pub(super) struct RuleContext<'a> {
     pub host: &'a Host,
+    pub family: Family,
     pub rules: Vec<&'a Rule>,
     /// The counter of each rule, and whether the stack is to carry out what it decides.
     pub counters: Vec<(u32, bool)>,
@@ -58,11 +61,27 @@ impl<'a> RuleContext<'a> {
                 (slots.slot(id), fallback)
             })
             .collect();
-        RuleContext { host, rules, counters, tables, classes: &input.mark_classes }
+        RuleContext { host, family, rules, counters, tables, classes: &input.mark_classes }
+    }
+
+    /// Whether the kernel may look into `local` and `main` whatever the list says: IPv6 does until a rule is added
+    /// (`fib6_rule_lookup`, net/ipv6/fib6_rules.c), and taking one of its own two away is not that.
+    fn may_be_skipped(&self) -> bool {
+        let is_own = |rule: &&Rule| {
+            let own = |priority, table| Rule { protocol: rule.protocol, ..Rule::lookup(Family::Ipv6, priority, table) };
+            **rule == own(0, TABLE_LOCAL) || **rule == own(32766, TABLE_MAIN)
+        };
+        self.family == Family::Ipv6 && self.rules.len() < 2 && self.rules.iter().all(is_own)
     }
 
     /// The list that a packet from `link` meets.
     pub fn list(&self, link: &Link) -> Vec<RuleEntry> {
+        if self.may_be_skipped() {
+            let mut entry: RuleEntry = bytemuck::Zeroable::zeroed();
+            (entry.action, entry.suppress_prefixlength, entry.suppress_ifgroup) = (ACT_UNSEEN, -1, NO_GROUP);
+            entry.counter = NO_RULE;
+            return vec![entry];
+        }
         let mut list = Vec::new();
         // Where each rule, or the next one that is left, stands in the list.
         let mut place = Vec::with_capacity(self.rules.len());
@@ -92,10 +111,7 @@ impl<'a> RuleContext<'a> {
                 RuleAction::Unreachable => entry.action = ACT_UNREACHABLE,
                 RuleAction::Prohibit => entry.action = ACT_PROHIBIT,
             }
-            if rule.suppress_ifgroup.is_some() {
-                // Only the kernel knows the group of the device that a route leaves by at the time.
-                entry.action = ACT_UNSEEN;
-            }
+            entry.suppress_ifgroup = rule.suppress_ifgroup.unwrap_or(NO_GROUP);
             entry.suppress_prefixlength = rule.suppress_prefixlength.map_or(-1, |len| len.min(i32::MAX as u32) as i32);
             let (counter, fallback) = self.counters[index];
             entry.counter = counter;
@@ -111,6 +127,29 @@ impl<'a> RuleContext<'a> {
     }
 }
 
+/// Whether a packet from `link` meets the rule's `iif`; None where that is uncertain.
+///
+/// The kernel looks the name up when the rule is added, and says of a rule only whether it has an interface, not which. A name that
+/// is nobody's now was an alternative one and was taken away since.
+fn comes_in_by(rule: &Rule, iif: &str, link: &Link, host: &Host) -> Option<bool> {
+    if !rule.attached.iif {
+        return Some(false);
+    }
+    let named = host.link_by_any_name(iif)?;
+    // A packet from a port of a VRF counts as one from the VRF (`l3mdev_fib_rule_iif_match`).
+    match vrf_of(link, host) {
+        Some(vrf) if vrf == named.index || named.index == link.index => None,
+        _ => Some(named.index == link.index),
+    }
+}
+
+/// The VRF that an interface is or belongs to (`l3mdev_master_ifindex_rcu`, net/l3mdev/l3mdev.c).
+fn vrf_of(link: &Link, host: &Host) -> Option<u32> {
+    let is_vrf = |link: &&Link| link.kind == "vrf";
+    let master = || link.master.and_then(|master| host.links.get(&master));
+    Some(link).filter(is_vrf).or_else(|| master().filter(is_vrf)).map(|vrf| vrf.index)
+}
+
 /// What is left of a rule for packets from `link`; None where it can never match there. The action is not filled in.
 ///
 /// Follows `fib_rule_match()` (net/core/fib_rules.c) for a forwarded packet: no outgoing interface yet, user id 0, no
@@ -122,20 +161,23 @@ fn residual(rule: &Rule, link: &Link, host: &Host) -> Option<RuleEntry> {
     let mut unseen = !selectors.unknown.is_empty();
 
     if let Some(iif) = &selectors.iif {
-        known &= *iif == link.name;
+        match comes_in_by(rule, iif, link, host) {
+            Some(comes) => known &= comes,
+            None => unseen = true,
+        }
     }
     known &= selectors.oif.is_none();
     if let Some((first, _)) = selectors.uidrange {
         known &= first == 0;
     }
     if selectors.l3mdev {
-        match link.master.and_then(|master| host.links.get(&master)) {
-            Some(master) if master.kind == "vrf" => unseen = true,
-            _ => known = false,
+        match vrf_of(link, host) {
+            Some(_) => unseen = true,
+            None => known = false,
         }
     }
     if selectors.tun_id.is_some_and(|id| id != 0) {
-        if matches!(link.kind.as_str(), "vxlan" | "geneve" | "gre" | "gretap" | "ip6gre" | "ip6gretap" | "erspan") {
+        if has_tunnel_key(host, link) {
             unseen = true;
         } else {
             known = false;
@@ -171,27 +213,20 @@ fn residual(rule: &Rule, link: &Link, host: &Host) -> Option<RuleEntry> {
         entry.flags |= RULE_IPPROTO;
         entry.ipproto = proto;
     }
-    if let Some(ports) = selectors.sport {
-        entry.flags |= RULE_SPORT;
-        entry.sport = [ports.start, ports.end];
-    }
-    if let Some(ports) = selectors.dport {
-        entry.flags |= RULE_DPORT;
-        entry.dport = [ports.start, ports.end];
-    }
-    if let Some((value, mask)) = selectors.dscp {
-        entry.flags |= RULE_DSFIELD;
-        entry.dsfield = value << 2;
-        entry.dsfield_mask = mask << 2;
-    } else if selectors.tos != 0 {
-        // `fib4_rule_match` compares tos after masking the packet's octet with INET_DSCP_LEGACY_TOS_MASK (0x1c);
-        // `fib6_rule_match` compares the whole DSCP.
-        entry.flags |= RULE_DSFIELD;
-        entry.dsfield = selectors.tos;
-        entry.dsfield_mask = match rule.family {
-            Family::Ipv4 => 0x1c,
-            Family::Ipv6 => 0xfc,
-        };
+    let PortWords { flags, ports, ports_mask, sport, dport } = PortWords::new(selectors.sport, selectors.dport);
+    entry.flags |= flags;
+    (entry.ports, entry.ports_mask, entry.sport, entry.dport) = (ports, ports_mask, sport, dport);
+    // `fib4_rule_match` compares tos after masking the packet's octet with INET_DSCP_LEGACY_TOS_MASK (0x1c);
+    // `fib6_rule_match` compares the whole DSCP.
+    let tos_mask = match rule.family {
+        Family::Ipv4 => 0x1c,
+        Family::Ipv6 => 0xfc,
+    };
+    let tos = (selectors.tos != 0).then_some((selectors.tos, tos_mask));
+    let class = selectors.dscp.map(|(value, mask)| (value << 2, mask << 2)).or(tos);
+    (entry.flow, entry.flow_mask) = flow_words(class, selectors.flowlabel);
+    if entry.flow_mask != 0 {
+        entry.flags |= RULE_FLOW;
     }
     if unseen {
         entry.flags |= RULE_UNSEEN;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
+use crate::model::{Attached, Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
 use router_common::layout::{
     ACT_GOTO, ACT_TABLE, ADDR_ONLINK, ADDR_SPECIAL, MAY_REDIRECT, ROUTE_UNICAST, ROUTE_UNSEEN, RULE_FALLBACK,
     RULE_MARK, RULE_NOT,
@@ -33,6 +33,7 @@ fn route(table: u32, dst: &str, via: Option<&str>, dev: u32) -> Route {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: vec![NextHop {
@@ -77,7 +78,8 @@ fn iif_is_decided_beforehand_with_not_too() {
 #[test]
 fn a_detached_iif_never_matches_and_inverted_always_does() {
     let gone = |not| Selectors { iif: Some("ppp0".into()), not, ..Selectors::default() };
-    let rules = vec![with(10, 111, gone(false)), with(20, 111, gone(true))];
+    let detached = |rule| Rule { attached: Attached { iif: false, oif: true }, ..rule };
+    let rules = vec![detached(with(10, 111, gone(false))), detached(with(20, 111, gone(true)))];
     let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
     assert_eq!(list(&generation, 1).iter().map(|rule| rule.counter).collect::<Vec<_>>(), [1]);
 }
@@ -90,7 +92,7 @@ fn goto_lands_on_the_first_rule_that_is_left_at_or_after_its_target() {
     let rules = vec![
         jump,
         with(20, 111, Selectors::default()),
-        with(30, 111, other),
+        Rule { attached: Attached { iif: false, oif: true }, ..with(30, 111, other) },
         with(30, 111, Selectors { fwmark: Some((5, u32::MAX)), not: true, ..Selectors::default() }),
     ];
     let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
@@ -184,8 +186,87 @@ fn address_flags_are_inherited_from_covering_prefixes() {
 fn equal_lists_are_stored_once() {
     let generation =
         run(&host(vec![with(10, 111, Selectors::default())], vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
-    assert_eq!(generation.rules.len(), 1);
+    // And what stands for IPv6's list, from which the kernel's own rules are missing here.
+    assert_eq!(generation.rules.len(), 2);
     assert_eq!(generation.links[&1].rules4, generation.links[&2].rules4);
+}
+
+#[test]
+fn no_mark_towards_what_may_read_it_however_deep_it_lies() {
+    use router_common::layout::LINK_READS_MARK;
+    let kind = |index, kind: &str, master, lower| Link {
+        kind: kind.into(),
+        master,
+        lower,
+        ..link(index, &format!("l{index}"))
+    };
+    let mut host = host(vec![], vec![]);
+    for link in [
+        kind(10, "bridge", None, None),
+        kind(11, "veth", Some(10), None),
+        kind(20, "bridge", None, None),
+        kind(21, "bond", Some(20), None),
+        kind(22, "vxlan", Some(21), None),
+        kind(30, "vlan", None, Some(31)),
+        kind(31, "geneve", None, None),
+        kind(40, "veth", None, Some(1)),
+        kind(50, "ip6tnl", None, None),
+        kind(60, "wireguard", None, None),
+        Link { lower_elsewhere: true, ..kind(70, "macvlan", None, None) },
+        Link { lower_elsewhere: true, ..kind(80, "veth", None, None) },
+    ] {
+        host.links.insert(link.index, link);
+    }
+    let generation = run(&host);
+    let reads: Vec<u32> = generation
+        .links
+        .iter()
+        .filter(|(_, entry)| entry.flags & LINK_READS_MARK != 0)
+        .map(|(index, _)| *index)
+        .collect();
+    assert_eq!(reads, [20, 21, 22, 30, 31, 40, 50, 70]);
+}
+
+#[test]
+fn rules_of_a_vrf_are_the_stacks_on_its_interfaces_and_match_nowhere_else() {
+    use router_common::layout::RULE_UNSEEN;
+    let mut host = host(
+        vec![
+            with(10, 111, Selectors { iif: Some("red".into()), ..Selectors::default() }),
+            with(20, 111, Selectors { l3mdev: true, ..Selectors::default() }),
+        ],
+        vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)],
+    );
+    host.links.insert(3, Link { kind: "vrf".into(), ..link(3, "red") });
+    host.links.get_mut(&2).expect("eth1").master = Some(3);
+    let generation = run(&host);
+    assert!(list(&generation, 1).is_empty());
+    assert_eq!(list(&generation, 2).iter().map(|rule| rule.flags).collect::<Vec<_>>(), [RULE_UNSEEN; 2]);
+}
+
+#[test]
+fn fragments_are_decided_where_nothing_shows_the_stack_their_ports() {
+    use router_common::layout::{FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT};
+    let port = Some(crate::model::Ports::one(53));
+    let table = vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)];
+    let of = |selectors: Selectors, marked: bool, bypass: bool| {
+        let selectors_of_mark = crate::model::MarkSelectors { ipproto: Some(17), dport: port, ..Default::default() };
+        let mark = MarkRule { family: Family::Ipv4, statement: 0, selectors: selectors_of_mark, value: 1, mask: 1 };
+        let input = Input {
+            may: [(1, MAY_REDIRECT)].into(),
+            marks: if marked { vec![mark] } else { Vec::new() },
+            bypasses_netfilter: bypass,
+            ..Input::default()
+        };
+        let host = host(vec![with(10, 111, selectors)], table.clone());
+        compile(&host, &input, &mut CounterSlots::default()).expect("fits").fragments
+    };
+    let ports = Selectors { dport: port, ..Selectors::default() };
+    let protocol = Selectors { ipproto: Some(17), ..Selectors::default() };
+    assert_eq!(of(protocol.clone(), false, true), FRAGMENTS_DECIDE, "a fragment has its protocol");
+    assert_eq!(of(ports.clone(), false, false), FRAGMENTS_REDIRECT);
+    assert_eq!(of(ports, false, true), FRAGMENTS_PASS, "a bypassed hook may put them together");
+    assert_eq!(of(protocol, true, false), FRAGMENTS_PASS, "nftables finds the ports of a first fragment");
 }
 
 #[test]

@@ -104,14 +104,14 @@ impl Tables {
         sync_array(&mut self.marks, "MARKS", &mut installed.marks, &wanted.marks)?;
         sync_array(&mut self.marks_in_use, "MARKS_IN_USE", &mut installed.marks_in_use, &wanted.marks_in_use)?;
         installed.mark_bits = wanted.mark_bits;
-        installed.needs_ports = wanted.needs_ports;
+        installed.fragments = wanted.fragments;
         installed.keep_priority = wanted.keep_priority;
         installed.counters.clone_from(&wanted.counters);
         let config = Config {
             abi: ABI_VERSION,
             active: 0,
             marks: length(wanted.marks.len())?,
-            needs_ports: u32::from(wanted.needs_ports),
+            fragments: wanted.fragments,
             mark_bits: wanted.mark_bits,
             marks_in_use: length(wanted.marks_in_use.len())?,
             keep_priority: u32::from(wanted.keep_priority),

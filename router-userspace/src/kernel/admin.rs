@@ -3,6 +3,7 @@
 //! Wayfork's router never uses this: it changes rules, routes and its own nftables table only.
 
 use super::socket::{Request, Socket};
+use super::wire::Attrs;
 use super::{Error, Result, attributes, links, neighbours, settings};
 use crate::model::Family;
 use ipnet::IpNet;
@@ -17,6 +18,10 @@ use std::ffi::c_char;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+/// RTM_NEWLINKPROP, RTM_DELLINKPROP (include/uapi/linux/rtnetlink.h).
+const RTM_NEWLINKPROP: u16 = 108;
+const RTM_DELLINKPROP: u16 = 109;
 
 /// Changes devices in the network namespace of the thread that opened it. Devices are named by their names.
 pub struct Admin {
@@ -184,6 +189,32 @@ impl Admin {
     /// Changes a device's MTU.
     pub fn set_mtu(&mut self, name: &str, mtu: u32) -> Result<()> {
         self.set(name, LinkAttribute::Mtu(mtu), format!("set the MTU of {name} to {mtu}"))
+    }
+
+    /// Gives a device another name besides its own.
+    pub fn add_altname(&mut self, name: &str, altname: &str) -> Result<()> {
+        self.altname(RTM_NEWLINKPROP, libc::NLM_F_CREATE | libc::NLM_F_EXCL, name, altname)
+    }
+
+    /// Takes such a name away.
+    pub fn delete_altname(&mut self, name: &str, altname: &str) -> Result<()> {
+        self.altname(RTM_DELLINKPROP, 0, name, altname)
+    }
+
+    fn altname(&mut self, kind: u16, flags: i32, name: &str, altname: &str) -> Result<()> {
+        // `struct ifinfomsg` with the index alone.
+        let mut header = [0; 16];
+        header[4..8].copy_from_slice(&self.index(name)?.to_ne_bytes());
+        let names = Attrs::default().string(links::IFLA_ALT_IFNAME, altname);
+        let message = Attrs::after(&header).nested(links::IFLA_PROP_LIST, names);
+        self.socket.request(Request::new(format!("change the other name {altname} of {name}"), kind, flags, &message))
+    }
+
+    /// Changes a device's own name.
+    pub fn rename(&mut self, name: &str, new: &str) -> Result<()> {
+        let mut message = NewLink::named(new).message();
+        message.header.index = self.index(name)?;
+        self.socket.request(Request::new(format!("rename {name} to {new}"), libc::RTM_SETLINK, 0, &message))
     }
 
     /// Changes a device's group.

@@ -8,8 +8,8 @@
 
 use super::{Error, Kernel, Result, RouteAnswer, RouteQuery};
 use crate::model::{
-    Address, Family, Host, Link, MarkRule, Neighbour, Route, RouteKind, Rule, RuleAction, Settings, TABLE_DEFAULT,
-    TABLE_LOCAL, TABLE_MAIN,
+    Address, Family, Host, Link, MarkRule, Neighbour, Route, RouteKind, Rule, RuleAction, RuleFeature, Settings,
+    TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -298,6 +298,14 @@ impl Kernel for FakeKernel {
 
     fn neighbours(&mut self) -> Result<Vec<Neighbour>> {
         Ok(self.host.neighbours.clone())
+    }
+
+    fn nexthop_objects(&mut self) -> Result<BTreeSet<u32>> {
+        Ok(self.host.nexthop_objects.clone())
+    }
+
+    fn lacks(&mut self) -> Result<BTreeSet<RuleFeature>> {
+        Ok(self.host.lacks.clone())
     }
 
     fn settings(&mut self) -> Result<Settings> {

@@ -18,6 +18,10 @@ const ADDRESS_HEADER: usize = 8;
 const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_CONF: u16 = 2;
 
+/// Other names of an interface (include/uapi/linux/if_link.h).
+pub(super) const IFLA_PROP_LIST: u16 = 52;
+pub(super) const IFLA_ALT_IFNAME: u16 = 53;
+
 /// IPV4_DEVCONF_* - 1: places in the array of IFLA_INET_CONF (include/uapi/linux/ip.h).
 mod v4 {
     pub const FORWARDING: usize = 0;
@@ -75,7 +79,6 @@ pub(super) fn read(bytes: &[u8]) -> Decode<Link> {
     };
     // A device that IPv6 has not been started on reports nothing of it.
     link.v6.disabled = true;
-    let mut elsewhere = false;
     for attribute in Attributes::after(bytes, LINK_HEADER)? {
         let attribute = attribute?;
         match attribute.kind {
@@ -83,7 +86,8 @@ pub(super) fn read(bytes: &[u8]) -> Decode<Link> {
             libc::IFLA_MTU => link.mtu = attribute.u32()?,
             libc::IFLA_MASTER => link.master = Some(attribute.u32()?).filter(|index| *index != 0),
             libc::IFLA_LINK => link.lower = Some(attribute.u32()?).filter(|index| *index != 0 && *index != link.index),
-            libc::IFLA_LINK_NETNSID => elsewhere = true,
+            libc::IFLA_LINK_NETNSID => link.lower_elsewhere = true,
+            IFLA_PROP_LIST => link.altnames = altnames(&attribute)?,
             libc::IFLA_GROUP => link.group = attribute.u32()?,
             libc::IFLA_ADDRESS => link.mac = attribute.mac(),
             libc::IFLA_LINKINFO => link.kind = kind(&attribute)?,
@@ -91,10 +95,22 @@ pub(super) fn read(bytes: &[u8]) -> Decode<Link> {
             _ => {}
         }
     }
-    if elsewhere {
+    if link.lower_elsewhere {
         link.lower = None;
     }
     Ok(link)
+}
+
+/// IFLA_PROP_LIST: the interface's other names.
+fn altnames(list: &Attribute<'_>) -> Decode<Vec<String>> {
+    let mut names = Vec::new();
+    for attribute in list.nested() {
+        let attribute = attribute?;
+        if attribute.kind == IFLA_ALT_IFNAME {
+            names.push(attribute.text());
+        }
+    }
+    Ok(names)
 }
 
 fn kind(info: &Attribute<'_>) -> Decode<String> {

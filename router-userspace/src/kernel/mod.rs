@@ -18,6 +18,7 @@ pub mod netns;
 mod nexthops;
 mod nft;
 mod nft_list;
+mod probe;
 mod route_get;
 mod routes;
 mod rules;
@@ -36,7 +37,7 @@ pub use netns::Netns;
 pub use rules::rule_matches_deletion;
 pub use survey::{ForeignPrograms, cheap_facts_hold, remove_empty_clsact, survey};
 
-use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, Settings};
+use crate::model::{Address, Family, Host, Link, MarkRule, Neighbour, Route, Rule, RuleFeature, Settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -59,6 +60,8 @@ pub struct RouteQuery {
     pub dport: Option<u16>,
     /// DSCP, 6 bits.
     pub dscp: u8,
+    /// IPv6 flow label; asked for where it is not 0, which kernels before 6.14 refuse (and have no rule for).
+    pub flowlabel: u32,
 }
 
 /// What the kernel answered.
@@ -90,6 +93,10 @@ pub trait Kernel {
     fn addresses(&mut self) -> Result<Vec<Address>>;
     /// The neighbour tables of both families.
     fn neighbours(&mut self) -> Result<Vec<Neighbour>>;
+    /// The numbers of the next-hop objects.
+    fn nexthop_objects(&mut self) -> Result<BTreeSet<u32>>;
+    /// What this kernel has no rules for, as far as it can be found out.
+    fn lacks(&mut self) -> Result<BTreeSet<RuleFeature>>;
     /// Settings of the namespace.
     fn settings(&mut self) -> Result<Settings>;
 
@@ -144,6 +151,8 @@ pub trait Kernel {
             neighbours: self.neighbours()?,
             settings: self.settings()?,
             exceptions: self.exceptions()?,
+            nexthop_objects: self.nexthop_objects()?,
+            lacks: self.lacks()?,
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use super::socket::Socket;
 use super::{Error, Kernel, Netns, Result, RouteAnswer, RouteQuery};
-use super::{links, neighbours, nft, route_get, routes, rules, settings};
-use crate::model::{Address, Link, MarkRule, Neighbour, Route, Rule, Settings};
+use super::{links, neighbours, nexthops, nft, probe, route_get, routes, rules, settings};
+use crate::model::{Address, Link, MarkRule, Neighbour, Route, Rule, RuleFeature, Settings};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,10 +25,10 @@ impl Netlink {
         if Netns::current()?.id()? == self.namespace.id()? { work() } else { self.namespace.run(work)? }
     }
 
-    /// Adds a rule with attributes that [`Rule`] has no place for.
+    /// Adds a rule with FIB_RULE_FIND_SADDR, which [`Rule`] has no place for.
     #[cfg(test)]
-    pub(super) fn add_raw(&mut self, rule: &Rule, attributes: &[(u16, Vec<u8>)]) -> Result<()> {
-        self.socket.request(rules::add_raw(rule, attributes)?)
+    pub(super) fn add_find_saddr(&mut self, rule: &Rule) -> Result<()> {
+        self.socket.request(rules::add_find_saddr(rule)?)
     }
 
     /// Many requests; nothing is sent where one of them cannot be written.
@@ -68,6 +68,14 @@ impl Kernel for Netlink {
 
     fn neighbours(&mut self) -> Result<Vec<Neighbour>> {
         neighbours::dump(&mut self.socket)
+    }
+
+    fn nexthop_objects(&mut self) -> Result<BTreeSet<u32>> {
+        Ok(nexthops::dump(&mut self.socket)?.into_keys().collect())
+    }
+
+    fn lacks(&mut self) -> Result<BTreeSet<RuleFeature>> {
+        Ok(probe::lacks(&mut self.socket))
     }
 
     fn settings(&mut self) -> Result<Settings> {

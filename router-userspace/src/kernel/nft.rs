@@ -8,7 +8,7 @@ use super::attributes::Decode;
 use super::socket::{Request, Socket};
 use super::wire::{Attrs, Found};
 use super::{Error, Result};
-use crate::model::{Family, MarkRule, MarkSelectors, PortRange};
+use crate::model::{Family, MarkRule, MarkSelectors, Ports};
 use ipnet::IpNet;
 use libc::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -227,7 +227,7 @@ fn rules_of(mark: &MarkRule) -> Vec<Attrs> {
 
 /// The expressions of one alternative.
 fn rule(mark: &MarkRule, protocol: Option<u8>, ports: u32) -> Attrs {
-    let MarkSelectors { iif, fwmark, from, to, ipproto: _, sport, dport, dscp } = &mark.selectors;
+    let MarkSelectors { iif, fwmark, from, to, ipproto: _, sport, dport, dscp, flowlabel } = &mark.selectors;
     let mut list = Expressions::default();
     let nfproto = match mark.family {
         Family::Ipv4 => NFPROTO_IPV4,
@@ -253,22 +253,27 @@ fn rule(mark: &MarkRule, protocol: Option<u8>, ports: u32) -> Attrs {
             list.prefix(*net, offset);
         }
     }
-    if let Some(dscp) = dscp {
+    if let Some((dscp, mask)) = dscp {
         // IPv4: the upper 6 bits of the second octet. IPv6: the upper 6 bits of the traffic class, which starts at bit 4.
         match mark.family {
-            Family::Ipv4 => list.payload(NFT_PAYLOAD_NETWORK_HEADER, 1, 1).masked(&[0xfc]).equal(&[dscp << 2]),
+            Family::Ipv4 => {
+                list.payload(NFT_PAYLOAD_NETWORK_HEADER, 1, 1).masked(&[mask << 2]).equal(&[(dscp & mask) << 2])
+            }
             Family::Ipv6 => list
                 .payload(NFT_PAYLOAD_NETWORK_HEADER, 0, 2)
-                .masked(&0x0fc0_u16.to_be_bytes())
-                .equal(&(u16::from(*dscp) << 6).to_be_bytes()),
+                .masked(&(u16::from(*mask) << 6).to_be_bytes())
+                .equal(&(u16::from(dscp & mask) << 6).to_be_bytes()),
         };
+    }
+    if let Some((label, mask)) = flowlabel {
+        list.payload(NFT_PAYLOAD_NETWORK_HEADER, 0, 4).masked(&mask.to_be_bytes()).equal(&(label & mask).to_be_bytes());
     }
     if let Some(protocol) = protocol {
         list.meta(NFT_META_L4PROTO).equal(&[protocol]);
     }
     for (range, offset) in [(sport, ports), (dport, ports + 2)] {
         if let Some(range) = range {
-            list.payload(NFT_PAYLOAD_TRANSPORT_HEADER, offset, 2).range(*range);
+            list.payload(NFT_PAYLOAD_TRANSPORT_HEADER, offset, 2).ports(*range);
         }
     }
     list.set_mark(mark.value, mark.mask);
@@ -327,16 +332,19 @@ impl Expressions {
         self.push(expression("cmp", data))
     }
 
-    fn range(&mut self, ports: PortRange) -> &mut Self {
-        if ports.start == ports.end {
-            return self.equal(&ports.start.to_be_bytes());
+    fn ports(&mut self, ports: Ports) -> &mut Self {
+        match ports {
+            Ports::Range { start, end } if start == end => self.equal(&start.to_be_bytes()),
+            Ports::Range { start, end } => {
+                let data = Attrs::default()
+                    .be32(NFTA_RANGE_SREG, NFT_REG_1)
+                    .be32(NFTA_RANGE_OP, NFT_RANGE_EQ)
+                    .nested(NFTA_RANGE_FROM_DATA, value(&start.to_be_bytes()))
+                    .nested(NFTA_RANGE_TO_DATA, value(&end.to_be_bytes()));
+                self.push(expression("range", data))
+            }
+            Ports::Masked { value, mask } => self.masked(&mask.to_be_bytes()).equal(&(value & mask).to_be_bytes()),
         }
-        let data = Attrs::default()
-            .be32(NFTA_RANGE_SREG, NFT_REG_1)
-            .be32(NFTA_RANGE_OP, NFT_RANGE_EQ)
-            .nested(NFTA_RANGE_FROM_DATA, value(&ports.start.to_be_bytes()))
-            .nested(NFTA_RANGE_TO_DATA, value(&ports.end.to_be_bytes()));
-        self.push(expression("range", data))
     }
 
     fn prefix(&mut self, net: IpNet, offset: u32) -> &mut Self {

@@ -66,24 +66,46 @@ fn every_selector_is_seen_on_real_packets() {
             |p| p.to = if p.to.is_ipv4() { "10.9.8.6".parse().expect("v4") } else { "fd00:9::6".parse().expect("v6") },
         ),
         case("ipproto", both(MarkSelectors { ipproto: Some(17), ..any.clone() }), |p| p.protocol = 6),
-        case("dscp", both(MarkSelectors { dscp: Some(46), ..any.clone() }), |p| p.dscp = 44),
+        case("dscp", both(MarkSelectors { dscp: Some((46, 0x3f)), ..any.clone() }), |p| p.dscp = 44),
         case(
             "sport",
-            both(MarkSelectors { ipproto: Some(17), sport: Some(PortRange { start: 1000, end: 1000 }), ..any.clone() }),
+            both(MarkSelectors {
+                ipproto: Some(17),
+                sport: Some(Ports::Range { start: 1000, end: 1000 }),
+                ..any.clone()
+            }),
             |p| p.sport = 1001,
+        ),
+        case("masked dscp", both(MarkSelectors { dscp: Some((0x28, 0x38)), ..any.clone() }), |p| p.dscp = 0x30),
+        case(
+            "masked sport",
+            both(MarkSelectors {
+                ipproto: Some(17),
+                sport: Some(Ports::Masked { value: 0x3e0, mask: 0xfff0 }),
+                ..any.clone()
+            }),
+            |p| p.sport = 1008,
         ),
         case(
             "dport range",
-            both(MarkSelectors { ipproto: Some(17), dport: Some(PortRange { start: 1999, end: 2000 }), ..any.clone() }),
+            both(MarkSelectors {
+                ipproto: Some(17),
+                dport: Some(Ports::Range { start: 1999, end: 2000 }),
+                ..any.clone()
+            }),
             |p| p.dport = 2001,
         ),
         case(
             "dport without protocol",
-            both(MarkSelectors { dport: Some(PortRange { start: 1, end: 65534 }), ..any.clone() }),
+            both(MarkSelectors { dport: Some(Ports::Range { start: 1, end: 65534 }), ..any.clone() }),
             |p| p.protocol = 47,
         ),
-        case("iif", both(MarkSelectors { iif: Some("tun0".into()), dscp: Some(46), ..any.clone() }), |p| p.dscp = 0),
-        case("fwmark", both(MarkSelectors { fwmark: Some((0x40, 0xf0)), dscp: Some(46), ..any }), |p| p.dscp = 0),
+        case("iif", both(MarkSelectors { iif: Some("tun0".into()), dscp: Some((46, 0x3f)), ..any.clone() }), |p| {
+            p.dscp = 0
+        }),
+        case("fwmark", both(MarkSelectors { fwmark: Some((0x40, 0xf0)), dscp: Some((46, 0x3f)), ..any }), |p| {
+            p.dscp = 0
+        }),
     ];
     testing::in_namespace(move || {
         let mut tun = Tun::open("tun0");
@@ -113,7 +135,7 @@ fn every_selector_is_seen_on_real_packets() {
 /// The RPDB's rules see ports in these protocols and nowhere else, and so must the marks.
 #[test]
 fn ports_are_those_that_the_kernels_rules_see() {
-    let dport = Some(PortRange { start: 2000, end: 2000 });
+    let dport = Some(Ports::Range { start: 2000, end: 2000 });
     let any = mark(Family::Ipv4, 0, MarkSelectors { dport, ..MarkSelectors::default() }, 1, 1);
     let icmp = mark(Family::Ipv4, 1, MarkSelectors { ipproto: Some(1), dport, ..MarkSelectors::default() }, 2, 2);
     testing::in_namespace(move || {
@@ -128,7 +150,7 @@ fn ports_are_those_that_the_kernels_rules_see() {
         let ah = mark(
             Family::Ipv4,
             0,
-            MarkSelectors { dport: Some(PortRange { start: 16, end: 16 }), ..MarkSelectors::default() },
+            MarkSelectors { dport: Some(Ports::Range { start: 16, end: 16 }), ..MarkSelectors::default() },
             1,
             1,
         );
@@ -165,9 +187,10 @@ fn nft_lists_it_as_meant() {
         from: net("10.0.0.0/8"),
         to: net("192.0.2.1/32"),
         ipproto: Some(6),
-        sport: Some(PortRange { start: 1024, end: 65535 }),
-        dport: Some(PortRange { start: 443, end: 443 }),
-        dscp: Some(46),
+        sport: Some(Ports::Range { start: 1024, end: 65535 }),
+        dport: Some(Ports::Range { start: 443, end: 443 }),
+        dscp: Some((46, 0x3f)),
+        flowlabel: None,
     };
     testing::in_namespace(move || {
         set_mark_chain(&[mark(Family::Ipv4, 2, selectors, 0x20, 0xff)], 7).expect("set");
@@ -244,7 +267,7 @@ fn the_digest_tells_whether_it_is_as_it_was_made() {
 fn a_long_list_fits_one_transaction() {
     let marks: Vec<_> = (0..4000_u16)
         .map(|port| {
-            let ports = Some(PortRange { start: port + 1, end: port + 1 });
+            let ports = Some(Ports::Range { start: port + 1, end: port + 1 });
             mark(
                 Family::Ipv4,
                 u32::from(port) / 1000,

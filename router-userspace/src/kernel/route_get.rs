@@ -5,9 +5,13 @@ use super::routes;
 use super::socket::{Request, Socket};
 use super::{Result, RouteAnswer, RouteQuery};
 use crate::model::{Family, RouteKind};
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAttribute as Attr, RouteFlags, RouteMessage};
 use router_common::verdict::Verdict;
+
+/// RTA_FLOWLABEL (include/uapi/linux/rtnetlink.h).
+const RTA_FLOWLABEL: u16 = 31;
 
 /// Where would this packet go?
 pub(super) fn ask(socket: &mut Socket, query: &RouteQuery) -> Result<RouteAnswer> {
@@ -40,6 +44,9 @@ pub(super) fn ask(socket: &mut Socket, query: &RouteQuery) -> Result<RouteAnswer
     attributes.extend(query.ipproto.map(Attr::IpProto));
     attributes.extend(query.sport.map(Attr::Sport));
     attributes.extend(query.dport.map(Attr::Dport));
+    if query.flowlabel != 0 {
+        attributes.push(Attr::Other(DefaultNla::new(RTA_FLOWLABEL, query.flowlabel.to_be_bytes().to_vec())));
+    }
     let request = Request::new(what.as_str(), libc::RTM_GETROUTE, 0, &message);
     let answer = socket.ask(request, |bytes| {
         decode(&what, || {

@@ -6,6 +6,7 @@ use super::socket::{Request, Socket, bytes_of};
 use super::{Error, Result};
 use crate::model::{Family, NextHop, Route, RouteKind};
 use ipnet::IpNet;
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAttribute as Attr, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
@@ -17,6 +18,8 @@ use std::net::IpAddr;
 const HEADER: usize = 12;
 /// Length of `struct rtnexthop`.
 const NEXTHOP_HEADER: usize = 8;
+/// RTA_EXPIRES: seconds.
+const RTA_EXPIRES: u16 = 23;
 /// RTA_NH_ID (include/uapi/linux/rtnetlink.h).
 const RTA_NH_ID: u16 = 30;
 /// RTAX_LOCK, RTAX_MTU: metrics inside RTA_METRICS.
@@ -118,6 +121,7 @@ pub(super) fn read_message(bytes: &[u8]) -> Decode<Option<Message>> {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: Vec::new(),
@@ -137,6 +141,7 @@ pub(super) fn read_message(bytes: &[u8]) -> Decode<Option<Message>> {
             libc::RTA_METRICS => read_metrics(&attribute, &mut route)?,
             libc::RTA_PREF => route.pref = attribute.u8()?,
             RTA_NH_ID => route.nhid = attribute.u32()?,
+            libc::RTA_CACHEINFO if family == Family::Ipv6 => route.expires = expiry(&attribute)?,
             libc::RTA_MULTIPATH => route.nexthops = multipath(&attribute)?,
             _ => has_hop |= hop_attribute(&mut hop, &attribute)?,
         }
@@ -177,8 +182,8 @@ fn hop_attribute(hop: &mut NextHop, attribute: &Attribute<'_>) -> Decode<bool> {
             // A gateway that is no IP address: nothing that could be sent to from here.
             None => hop.encap = true,
         },
-        // A realm is looked up in the packet's route, which only the stack attaches.
-        libc::RTA_ENCAP | libc::RTA_ENCAP_TYPE | libc::RTA_FLOW => hop.encap = true,
+        libc::RTA_FLOW => hop.realms = attribute.u32()?,
+        libc::RTA_ENCAP | libc::RTA_ENCAP_TYPE => hop.encap = true,
         _ => return Ok(false),
     }
     Ok(true)
@@ -202,6 +207,24 @@ fn multipath(attribute: &Attribute<'_>) -> Decode<Vec<NextHop>> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(hops)
+}
+
+/// `rta_expires` of `struct rta_cacheinfo`, its third word: how long the kernel uses the route yet, in 1/100 s; 0 is for ever, and
+/// less that its time is over (`rtnl_put_cacheinfo`, net/core/rtnetlink.c).
+fn expiry(attribute: &Attribute<'_>) -> Decode<Option<u32>> {
+    const TICKS: i64 = 100;
+    let left = attribute.element(2).ok_or(Malformed("cache information"))?.cast_signed();
+    if left == 0 {
+        return Ok(None);
+    }
+    // Whole seconds, and never too late.
+    let end = now() + i64::from(left).div_euclid(TICKS);
+    Ok(Some(u32::try_from(end).unwrap_or(1).max(1)))
+}
+
+/// CLOCK_MONOTONIC, whole seconds.
+fn now() -> i64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec())
 }
 
 fn read_metrics(attribute: &Attribute<'_>, route: &mut Route) -> Decode<()> {
@@ -297,6 +320,10 @@ fn message(what: &str, route: &Route) -> Result<RouteMessage> {
     if let Some(mtu) = route.mtu {
         let lock = route.mtu_locked.then_some(RouteMetric::Lock(1 << RTAX_MTU));
         attributes.push(Attr::Metrics(lock.into_iter().chain([RouteMetric::Mtu(mtu)]).collect()));
+    }
+    if let Some(left) = route.expires.filter(|_| route.family == Family::Ipv6) {
+        let left = i64::from(left).saturating_sub(now()).max(1);
+        attributes.push(Attr::Other(DefaultNla::new(RTA_EXPIRES, (left as u32).to_ne_bytes().to_vec())));
     }
     if route.family == Family::Ipv6 && route.pref != 0 {
         attributes.push(Attr::Preference(route.pref.into()));

@@ -3,7 +3,7 @@
 use super::attributes::{Attribute, Attributes, Decode, Malformed, decode, family_number, family_of};
 use super::socket::{Request, Socket};
 use super::{Error, Result};
-use crate::model::{Family, PortRange, Rule, RuleAction, Selectors};
+use crate::model::{Attached, FLOWLABEL_MASK, Family, Ports, Rule, RuleAction, Selectors};
 use ipnet::IpNet;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
@@ -15,6 +15,9 @@ use netlink_packet_route::rule::{
 const HEADER: usize = 12;
 /// DSCP is 6 bits.
 const DSCP_MASK: u8 = 0x3f;
+/// FIB_RULE_IIF_DETACHED, FIB_RULE_OIF_DETACHED: there is no interface of that name.
+const IIF_DETACHED: u32 = 0x8;
+const OIF_DETACHED: u32 = 0x10;
 /// FIB_RULE_FIND_SADDR: look for a source address that suits the rule.
 const FIND_SADDR: u32 = 0x0001_0000;
 
@@ -89,6 +92,8 @@ fn read(bytes: &[u8]) -> Decode<Option<Rule>> {
     if header.flags.bits() & FIND_SADDR != 0 {
         selectors.unknown.push("find_saddr".to_owned());
     }
+    found.attached =
+        Attached { iif: header.flags.bits() & IIF_DETACHED == 0, oif: header.flags.bits() & OIF_DETACHED == 0 };
     found.table = u32::from(header.table);
     for attribute in Attributes::after(bytes, HEADER)? {
         found.take(attribute?, &header)?;
@@ -113,6 +118,10 @@ struct Found {
     dscp_mask: Option<u8>,
     flowlabel: Option<u32>,
     flowlabel_mask: Option<u32>,
+    sport_mask: Option<u16>,
+    dport_mask: Option<u16>,
+    realms: Option<u32>,
+    attached: Attached,
 }
 
 impl Found {
@@ -141,14 +150,13 @@ impl Found {
             fra::IP_PROTO => selectors.ipproto = Some(attribute.u8()?),
             fra::SPORT_RANGE => selectors.sport = Some(port_range(&attribute)?),
             fra::DPORT_RANGE => selectors.dport = Some(port_range(&attribute)?),
-            // A single port is reported with the full mask.
-            fra::SPORT_MASK => push_mask(&mut selectors.unknown, "sport", attribute.u16()?),
-            fra::DPORT_MASK => push_mask(&mut selectors.unknown, "dport", attribute.u16()?),
+            fra::SPORT_MASK => self.sport_mask = Some(attribute.u16()?),
+            fra::DPORT_MASK => self.dport_mask = Some(attribute.u16()?),
             fra::DSCP => self.dscp = Some(attribute.u8()?),
             fra::DSCP_MASK => self.dscp_mask = Some(attribute.u8()?),
             fra::FLOWLABEL => self.flowlabel = Some(attribute.u32_be()?),
             fra::FLOWLABEL_MASK => self.flowlabel_mask = Some(attribute.u32_be()?),
-            fra::FLOW => selectors.unknown.push(format!("realms {:#x}", attribute.u32()?)),
+            fra::FLOW => self.realms = Some(attribute.u32()?).filter(|realms| *realms != 0),
             fra::PAD => {}
             other => selectors.unknown.push(format!("attribute {other}")),
         }
@@ -165,9 +173,10 @@ impl Found {
             selectors.dscp = Some((value, self.dscp_mask.unwrap_or(DSCP_MASK)));
         }
         if self.flowlabel.is_some() || self.flowlabel_mask.is_some() {
-            let (label, mask) = (self.flowlabel.unwrap_or(0), self.flowlabel_mask.unwrap_or(u32::MAX));
-            selectors.unknown.push(format!("flowlabel {label:#x}/{mask:#x}"));
+            selectors.flowlabel = Some((self.flowlabel.unwrap_or(0), self.flowlabel_mask.unwrap_or(FLOWLABEL_MASK)));
         }
+        selectors.sport = selectors.sport.map(|ports| masked(ports, self.sport_mask));
+        selectors.dport = selectors.dport.map(|ports| masked(ports, self.dport_mask));
         Rule {
             family,
             priority: self.priority,
@@ -183,21 +192,27 @@ impl Found {
             },
             suppress_prefixlength: self.suppress_prefixlength,
             suppress_ifgroup: self.suppress_ifgroup,
+            realms: self.realms,
             protocol: self.protocol,
+            attached: self.attached,
         }
     }
 }
 
-fn push_mask(unknown: &mut Vec<String>, which: &str, mask: u16) {
-    if mask != u16::MAX {
-        unknown.push(format!("{which} mask {mask:#x}"));
+/// A single port is reported with the full mask, a range without one.
+fn masked(ports: Ports, mask: Option<u16>) -> Ports {
+    match (ports, mask) {
+        (Ports::Range { start, .. }, Some(mask)) if mask != 0 && mask != u16::MAX => {
+            Ports::Masked { value: start, mask }
+        }
+        (ports, _) => ports,
     }
 }
 
 /// `struct fib_rule_port_range`, host byte order.
-fn port_range(attribute: &Attribute<'_>) -> Decode<PortRange> {
+fn port_range(attribute: &Attribute<'_>) -> Decode<Ports> {
     let [a, b, c, d] = attribute.value.try_into().map_err(|_| Malformed("port range"))?;
-    Ok(PortRange { start: u16::from_ne_bytes([a, b]), end: u16::from_ne_bytes([c, d]) })
+    Ok(Ports::Range { start: u16::from_ne_bytes([a, b]), end: u16::from_ne_bytes([c, d]) })
 }
 
 /// `struct fib_rule_uid_range`.
@@ -239,6 +254,7 @@ fn message(what: &str, rule: &Rule) -> Result<RuleMessage> {
     write_selectors(selectors, &mut attributes);
     attributes.extend(rule.suppress_prefixlength.map(Attr::SuppressPrefixLen));
     attributes.extend(rule.suppress_ifgroup.map(Attr::SuppressIfGroup));
+    attributes.extend(rule.realms.map(|realms| raw(fra::FLOW, &realms.to_ne_bytes())));
     let mut message = RuleMessage::default();
     message.header = header;
     message.attributes = attributes;
@@ -255,16 +271,44 @@ fn write_selectors(selectors: &Selectors, attributes: &mut Vec<Attr>) {
     attributes.extend(selectors.l3mdev.then_some(Attr::L3MDev(true)));
     attributes.extend(selectors.uidrange.map(|(start, end)| Attr::UidRange(RuleUidRange { start, end })));
     attributes.extend(selectors.ipproto.map(|protocol| Attr::IpProtocol(protocol.into())));
-    let ports = |range: PortRange| RulePortRange { start: range.start, end: range.end };
-    attributes.extend(selectors.sport.map(|range| Attr::SourcePortRange(ports(range))));
-    attributes.extend(selectors.dport.map(|range| Attr::DestinationPortRange(ports(range))));
+    if let Some(ports) = selectors.sport {
+        attributes.push(Attr::SourcePortRange(port_range_of(ports)));
+        attributes.extend(port_mask(ports).map(|mask| raw(fra::SPORT_MASK, &mask.to_ne_bytes())));
+    }
+    if let Some(ports) = selectors.dport {
+        attributes.push(Attr::DestinationPortRange(port_range_of(ports)));
+        attributes.extend(port_mask(ports).map(|mask| raw(fra::DPORT_MASK, &mask.to_ne_bytes())));
+    }
     if let Some((value, mask)) = selectors.dscp {
-        attributes.push(Attr::Other(DefaultNla::new(fra::DSCP, vec![value])));
-        // Kernels 6.13 and 6.14 have no mask, and would refuse the attribute.
+        attributes.push(raw(fra::DSCP, &[value]));
+        // Kernels 6.13 and 6.14 have no mask, and would not heed the attribute.
         if mask != DSCP_MASK {
-            attributes.push(Attr::Other(DefaultNla::new(fra::DSCP_MASK, vec![mask])));
+            attributes.push(raw(fra::DSCP_MASK, &[mask]));
         }
     }
+    if let Some((label, mask)) = selectors.flowlabel {
+        attributes.push(raw(fra::FLOWLABEL, &label.to_be_bytes()));
+        attributes.push(raw(fra::FLOWLABEL_MASK, &mask.to_be_bytes()));
+    }
+}
+
+fn port_range_of(ports: Ports) -> RulePortRange {
+    match ports {
+        Ports::Range { start, end } => RulePortRange { start, end },
+        Ports::Masked { value, .. } => RulePortRange { start: value, end: value },
+    }
+}
+
+fn port_mask(ports: Ports) -> Option<u16> {
+    match ports {
+        Ports::Range { .. } => None,
+        Ports::Masked { mask, .. } => Some(mask),
+    }
+}
+
+/// An attribute that netlink-packet-route has no name for.
+fn raw(kind: u16, value: &[u8]) -> Attr {
+    Attr::Other(DefaultNla::new(kind, value.to_vec()))
 }
 
 /// Writes a prefix selector and gives its length for the header; 0 selects nothing.
@@ -341,6 +385,8 @@ pub fn rule_matches_deletion(wanted: &Rule, candidate: &Rule) -> bool {
         && named(w.ipproto, c.ipproto)
         && named(w.sport, c.sport)
         && named(w.dport, c.dport)
+        && named(w.flowlabel, c.flowlabel)
+        && named(wanted.realms, candidate.realms)
         && named(w.uidrange, c.uidrange)
         && named(w.tun_id, c.tun_id)
         && (!w.l3mdev || c.l3mdev)
@@ -355,12 +401,11 @@ pub(super) fn delete(rule: &Rule) -> Result<Request> {
     Ok(Request::new(what, libc::RTM_DELRULE, 0, &message))
 }
 
-/// The request that adds a rule with attributes that [`Rule`] has no place for.
+/// The request that adds a rule with FIB_RULE_FIND_SADDR, which [`Rule`] has no place for.
 #[cfg(test)]
-pub(super) fn add_raw(rule: &Rule, attributes: &[(u16, Vec<u8>)]) -> Result<Request> {
-    let what = format!("add {} rule: {rule} with {attributes:?}", rule.family);
+pub(super) fn add_find_saddr(rule: &Rule) -> Result<Request> {
+    let what = format!("add {} rule: {rule} with FIB_RULE_FIND_SADDR", rule.family);
     let mut message = message(&what, rule)?;
-    let raw = attributes.iter().map(|(kind, value)| Attr::Other(DefaultNla::new(*kind, value.clone())));
-    message.attributes.extend(raw);
+    message.header.flags |= RuleFlags::from_bits_retain(FIND_SADDR);
     Ok(Request::new(what, libc::RTM_NEWRULE, libc::NLM_F_CREATE, &message))
 }

@@ -303,6 +303,7 @@ pub(super) fn plain_route(table: u32, dst: IpNet) -> Route {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: Vec::new(),

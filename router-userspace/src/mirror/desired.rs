@@ -75,17 +75,19 @@ impl From<&Judgement> for MarkClasses {
     }
 }
 
-/// A route that cannot be installed because its place is taken. The kernel keeps one route for each prefix and metric of a
-/// table.
+/// Something that cannot be installed: a route whose place is taken (the kernel keeps one route for each prefix and metric of a
+/// table), or a rule that this kernel would take for another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{wanted} ({at}): {holder}; give the route another metric")]
+#[error("{wanted} ({at}): {why}; {mend}")]
 pub struct Conflict {
-    /// The route of the file.
+    /// The route or rule of the file.
     pub wanted: String,
     /// Where it is.
     pub at: String,
-    /// What has its place.
-    pub holder: String,
+    /// What stands against it.
+    pub why: String,
+    /// What can be done.
+    pub mend: String,
 }
 
 /// All of them.
@@ -159,6 +161,15 @@ fn want_rules(policy: &Policy, host: &Host, classes: &MarkClasses, desired: &mut
         origin: Origin::File { name: lowered.name.clone(), at: lowered.at.clone() },
     });
     for wanted in early.chain(filed) {
+        if let Some(feature) = host.lacks.iter().find(|feature| wanted.item.needs(**feature)) {
+            desired.conflicts.push(Conflict {
+                wanted: format!("{} {}", wanted.item.family, wanted.item),
+                at: wanted.origin.at().unwrap_or_default().to_owned(),
+                why: format!("this kernel takes no notice of {} in a rule", feature.name()),
+                mend: format!("Linux {} and later do; take the rule out", feature.since()),
+            });
+            continue;
+        }
         let key = ownerless(&wanted.item);
         match foreign.get(&key) {
             Some(owner) => desired.left_rules.push((wanted, *owner)),
@@ -201,9 +212,10 @@ fn want_routes(policy: &Policy, host: &Host, desired: &mut Desired) {
     let mut places: HashMap<Slot, usize> = HashMap::new();
     for wanted in wanted {
         let route = &wanted.item;
-        let mut conflict = |holder: String| {
+        let mut conflict = |why: String| {
             let at = wanted.origin.at().unwrap_or_default().to_owned();
-            desired.conflicts.push(Conflict { wanted: words.route(route), at, holder });
+            let mend = "give the route another metric".to_owned();
+            desired.conflicts.push(Conflict { wanted: words.route(route), at, why, mend });
         };
         if let Some(earlier) = places.get(&slot(route)).and_then(|place| desired.routes.get(*place)) {
             if !same_route(&earlier.item, route) {
@@ -242,6 +254,7 @@ fn last_resort(family: Family, table: u32) -> Route {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: Vec::new(),

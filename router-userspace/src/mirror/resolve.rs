@@ -23,6 +23,8 @@ pub enum Reason {
     OffLink(IpAddr, String),
     /// The gateway is on no network of this host.
     NoWayTo(IpAddr),
+    /// There is no next-hop object of that number.
+    NoObject(u32),
     /// The preferred source is no address of this host.
     NoSource(IpAddr),
 }
@@ -99,19 +101,23 @@ impl<'a> Resolver<'a> {
             dst: wanted.to.trunc(),
             kind: wanted.kind,
             src: None,
-            tos: 0,
+            tos: wanted.tos,
             metric: metric(wanted.family, wanted.metric),
             protocol: OWN_PROTOCOL,
             scope: 0,
             prefsrc: wanted.src,
             mtu: wanted.mtu,
             mtu_locked: false,
+            expires: None,
             pref: 0,
-            nhid: 0,
+            nhid: wanted.nhid.unwrap_or(0),
             nexthops: Vec::new(),
         };
         if let Some(source) = wanted.src.filter(|source| !self.host.addresses.iter().any(|own| own.addr == *source)) {
             return Resolved { route: None, waiting: vec![waiting(Reason::NoSource(source), false)] };
+        }
+        if let Some(id) = wanted.nhid.filter(|id| !self.host.nexthop_objects.contains(id)) {
+            return Resolved { route: None, waiting: vec![waiting(Reason::NoObject(id), false)] };
         }
         let mut missing = Vec::new();
         for hop in &wanted.nexthops {
@@ -123,11 +129,15 @@ impl<'a> Resolver<'a> {
         if let [only] = route.nexthops.as_mut_slice() {
             only.weight = 1;
         }
-        // RT_SCOPE_LINK, as iproute2 gives it to an IPv4 route without a gateway; IPv6 has no scopes.
-        let on_link = route.nexthops.iter().all(|hop| hop.via.is_none());
-        if route.family == Family::Ipv4 && route.kind == RouteKind::Unicast && on_link {
-            route.scope = 253;
-        }
+        // As iproute2 gives them to IPv4 routes: RT_SCOPE_LINK where there is no gateway, RT_SCOPE_HOST to a local one. IPv6 has no
+        // scopes.
+        let on_link = route.nhid == 0 && route.nexthops.iter().all(|hop| hop.via.is_none());
+        route.scope = match (route.family, route.kind) {
+            (Family::Ipv4, RouteKind::Local) => 254,
+            (Family::Ipv4, RouteKind::Broadcast | RouteKind::Multicast) => 253,
+            (Family::Ipv4, RouteKind::Unicast) if on_link => 253,
+            _ => 0,
+        };
         let whole = route.nexthops.is_empty() && !wanted.nexthops.is_empty();
         Resolved {
             route: (!whole).then_some(route),
@@ -237,6 +247,7 @@ impl fmt::Display for Reason {
                 write!(f, "the gateway {via} is on no network of {dev} (an address for {dev}, or `onlink = true`)")
             }
             Reason::NoWayTo(via) => write!(f, "the gateway {via} is on no network of this host"),
+            Reason::NoObject(id) => write!(f, "there is no next-hop object {id} (ip nexthop)"),
             Reason::NoSource(source) => write!(f, "{source} is no address of this host"),
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn same_route(a: &Route, b: &Route) -> bool {
         && a.mtu == b.mtu
         && a.mtu_locked == b.mtu_locked
         && a.nhid == b.nhid
-        && (leads_nowhere(a.kind) || (scope(a) == scope(b) && hops(a) == hops(b)))
+        && (leads_nowhere(a.kind) || a.nhid != 0 || (scope(a) == scope(b) && hops(a) == hops(b)))
 }
 
 /// What the kernel tells routes apart by: [`Route::same_slot`] as a key.

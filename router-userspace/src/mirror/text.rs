@@ -1,6 +1,6 @@
 //! Rules and routes in iproute2's words, with the names of this host and of the file.
 
-use crate::model::{Family, Host, MarkRule, Route, RouteKind, Rule, RuleAction};
+use crate::model::{FLOWLABEL_MASK, Family, Host, MarkRule, Route, RouteKind, Rule, RuleAction};
 use crate::policy::{Policy, PolicyRoute, Via};
 use std::fmt::Write;
 
@@ -29,12 +29,18 @@ impl Words<'_> {
         if let Some(length) = rule.suppress_prefixlength {
             text += &format!(" suppress_prefixlength {length}");
         }
+        if let Some(group) = rule.suppress_ifgroup {
+            text += &format!(" suppress_ifgroup {group}");
+        }
         text
     }
 
     /// `default via 10.0.0.1 dev eth1 table isp2`.
     pub fn route(&self, route: &Route) -> String {
-        let mut text = self.start(route.kind, route.dst);
+        let mut text = self.start(route.kind, route.dst, route.tos);
+        if route.nhid != 0 {
+            text += &format!(" nhid {}", route.nhid);
+        }
         let dev = |index: u32| if index == 0 { String::new() } else { format!(" dev {}", self.host.link_name(index)) };
         for hop in &route.nexthops {
             let via = hop.via.map(|via| format!(" via {via}")).unwrap_or_default();
@@ -51,7 +57,10 @@ impl Words<'_> {
 
     /// A route of the file as it stands there.
     pub fn policy_route(&self, route: &PolicyRoute) -> String {
-        let mut text = self.start(route.kind, route.to);
+        let mut text = self.start(route.kind, route.to, route.tos);
+        if let Some(id) = route.nhid {
+            text += &format!(" nhid {id}");
+        }
         for hop in &route.nexthops {
             let via = match hop.via {
                 Some(Via::Address(via)) => format!(" via {via}"),
@@ -68,8 +77,11 @@ impl Words<'_> {
         self.end(text, route.table, route.metric, route.src, route.mtu)
     }
 
-    fn start(&self, kind: RouteKind, to: ipnet::IpNet) -> String {
-        let to = if to.prefix_len() == 0 { "default".to_owned() } else { to.to_string() };
+    fn start(&self, kind: RouteKind, to: ipnet::IpNet, tos: u8) -> String {
+        let mut to = if to.prefix_len() == 0 { "default".to_owned() } else { to.to_string() };
+        if tos != 0 {
+            to += &format!(" tos {tos:#x}");
+        }
         if kind == RouteKind::Unicast { to } else { format!("{} {to}", kind.name()) }
     }
 
@@ -110,7 +122,18 @@ pub(super) fn mark(mark: &MarkRule) -> String {
         ("ipproto", selectors.ipproto.map(|number| number.to_string())),
         ("sport", selectors.sport.map(|ports| ports.to_string())),
         ("dport", selectors.dport.map(|ports| ports.to_string())),
-        ("dscp", selectors.dscp.map(|dscp| dscp.to_string())),
+        (
+            "dscp",
+            selectors
+                .dscp
+                .map(|(dscp, mask)| if mask == 0x3f { dscp.to_string() } else { number(dscp.into(), mask.into()) }),
+        ),
+        (
+            "flowlabel",
+            selectors
+                .flowlabel
+                .map(|(label, mask)| if mask == FLOWLABEL_MASK { format!("{label:#x}") } else { number(label, mask) }),
+        ),
         ("set", Some(number(mark.value, mark.mask))),
     ];
     for (word, value) in words {

@@ -24,7 +24,7 @@ pub(super) fn hits_exactly(list: &[&Rule], order: &[usize]) -> bool {
     }
     deleted.into_iter().all(|(action, deleted)| {
         let members = members.remove(&action).unwrap_or_default();
-        let shapes: HashSet<u16> = members.iter().map(|index| shape(list[*index])).collect();
+        let shapes: HashSet<u32> = members.iter().map(|index| shape(list[*index])).collect();
         if shapes.len() == 1 {
             by_value(list, &members, &deleted)
         } else {
@@ -73,7 +73,7 @@ fn action_numbers(action: RuleAction) -> (u8, u32) {
 }
 
 /// Which of the compared fields a request for this rule names, a bit for each.
-fn shape(rule: &Rule) -> u16 {
+fn shape(rule: &Rule) -> u32 {
     let selectors = &rule.selectors;
     let (mark, mask) = selectors.fwmark.unwrap_or((0, 0));
     let named = [
@@ -93,8 +93,10 @@ fn shape(rule: &Rule) -> u16 {
         selectors.tun_id.is_some_and(|id| id != 0),
         rule.suppress_prefixlength.is_some(),
         rule.suppress_ifgroup.is_some(),
+        selectors.flowlabel.is_some(),
+        rule.realms.is_some(),
     ];
-    named.iter().enumerate().fold(0, |bits, (bit, named)| bits | (u16::from(*named) << bit))
+    named.iter().enumerate().fold(0, |bits, (bit, named)| bits | (u32::from(*named) << bit))
 }
 
 /// Whether a request for `asked` agrees with `other`, for rules of one family, priority and owner.
@@ -123,6 +125,8 @@ fn covers(asked: &Rule, other: &Rule) -> bool {
         && agrees(named.tun_id.filter(|id| *id != 0), has.tun_id)
         && agrees(asked.suppress_prefixlength, other.suppress_prefixlength)
         && agrees(asked.suppress_ifgroup, other.suppress_ifgroup)
+        && agrees(named.flowlabel, has.flowlabel)
+        && agrees(asked.realms, other.realms)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What one network namespace holds: the snapshot that every decision is compiled from.
 
-use super::{Family, Route, Rule};
+use super::{Family, Route, Rule, RuleFeature};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -11,6 +11,8 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its other names (`ip link property add altname`).
+    pub altnames: Vec<String>,
     /// ARPHRD_*: 1 Ethernet, 772 loopback, 65534 no link-layer header (TUN, WireGuard).
     pub arphrd: u16,
     /// IFLA_INFO_KIND: `veth`, `wireguard`, `vrf`, …; empty for hardware.
@@ -27,6 +29,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// The device below (macvlan, VLAN, veth peer in this namespace); None for none or one elsewhere.
     pub lower: Option<u32>,
+    /// The device below is in another namespace.
+    pub lower_elsewhere: bool,
     /// Interface group.
     pub group: u32,
     /// Per-device settings of IPv4.
@@ -144,6 +148,10 @@ pub struct Host {
     pub settings: Settings,
     /// Destinations for which the stack has a gateway or a path MTU of its own, which no route shows.
     pub exceptions: BTreeSet<IpAddr>,
+    /// The numbers of the next-hop objects.
+    pub nexthop_objects: BTreeSet<u32>,
+    /// What its kernel has no rules for.
+    pub lacks: BTreeSet<RuleFeature>,
 }
 
 impl Host {
@@ -155,6 +163,11 @@ impl Host {
     /// The interface of that name.
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.values().find(|link| link.name == name)
+    }
+
+    /// The interface that the kernel finds by a name, its own or another (`__dev_get_by_name`, net/core/dev.c): no two share one.
+    pub fn link_by_any_name(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name == name || link.altnames.iter().any(|other| other == name))
     }
 
     /// The name of an interface, or `if7` where it is gone.

@@ -2,15 +2,17 @@
 //!
 //! Pure data. Knows nothing of netlink, eBPF, async or the command line.
 
+mod feature;
 mod host;
 mod identity;
 mod route;
 mod rule;
 
+pub use feature::RuleFeature;
 pub use host::{Address, DeviceConf, Host, Link, Neighbour, NeighbourState, Settings};
 pub use identity::{OWN_PROTOCOL, protocol_name, rule_ids};
 pub use route::{NextHop, Route, RouteKind};
-pub use rule::{MarkRule, MarkSelectors, PortRange, Rule, RuleAction, Selectors, display_rules};
+pub use rule::{Attached, FLOWLABEL_MASK, MarkRule, MarkSelectors, Ports, Rule, RuleAction, Selectors, display_rules};
 
 use std::net::IpAddr;
 

@@ -45,7 +45,10 @@ pub struct NextHop {
     pub dead: bool,
     /// RTNH_F_LINKDOWN: no carrier; unused where `ignore_routes_with_linkdown` is set.
     pub linkdown: bool,
-    /// It does more than send the packet: it wraps it (RTA_ENCAP: MPLS, SEG6, …), or gives it a realm (RTA_FLOW).
+    /// IPv4: the realms that a packet gets which takes it (RTA_FLOW), 0 for none. They choose nothing, but make the kernel look at
+    /// every source (`fib_num_tclassid_users`).
+    pub realms: u32,
+    /// It wraps the packet (RTA_ENCAP: MPLS, SEG6, …).
     pub encap: bool,
 }
 
@@ -78,6 +81,9 @@ pub struct Route {
     pub mtu_locked: bool,
     /// IPv6 router preference (RTA_PREF): 0 medium, 1 high, 3 low.
     pub pref: u8,
+    /// IPv6: from this second of CLOCK_MONOTONIC on the kernel may not use it any more; 1 where that has come. It may be given more
+    /// time, or less, without a word (a router advertisement does).
+    pub expires: Option<u32>,
     /// Next-hop object id, 0 where there is none.
     pub nhid: u32,
     /// The ways out. More than one: multipath. Empty for the types without one.

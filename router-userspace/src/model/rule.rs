@@ -4,13 +4,23 @@ use super::Family;
 use ipnet::IpNet;
 use std::fmt;
 
-/// An inclusive range of ports, host byte order.
+/// Which ports a selector takes, host byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-pub struct PortRange {
-    /// First port of the range.
-    pub start: u16,
-    /// Last port of the range.
-    pub end: u16,
+pub enum Ports {
+    /// An inclusive range.
+    Range {
+        /// First port of the range.
+        start: u16,
+        /// Last port of the range.
+        end: u16,
+    },
+    /// `(port ^ value) & mask == 0` (6.15 and later).
+    Masked {
+        /// Never 0: the kernel keeps "none" so.
+        value: u16,
+        /// Neither 0 nor full.
+        mask: u16,
+    },
 }
 
 /// What a rule looks at. All of it must match (then `not` turns the answer round): `fib_rule_match()` in net/core/fib_rules.c.
@@ -35,9 +45,11 @@ pub struct Selectors {
     /// IP protocol number.
     pub ipproto: Option<u8>,
     /// Source ports.
-    pub sport: Option<PortRange>,
+    pub sport: Option<Ports>,
     /// Destination ports.
-    pub dport: Option<PortRange>,
+    pub dport: Option<Ports>,
+    /// IPv6 flow label and mask, 20 bits each (6.14 and later).
+    pub flowlabel: Option<(u32, u32)>,
     /// Inclusive range of user ids.
     pub uidrange: Option<(u32, u32)>,
     /// The packet belongs to a VRF (FRA_L3MDEV).
@@ -48,6 +60,9 @@ pub struct Selectors {
     /// A rule that has any cannot be decided outside the kernel.
     pub unknown: Vec<String>,
 }
+
+/// A flow label has 20 bits.
+pub const FLOWLABEL_MASK: u32 = 0x000f_ffff;
 
 /// What a matching rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,8 +98,55 @@ pub struct Rule {
     pub suppress_prefixlength: Option<u32>,
     /// Drop a found route whose device is in this interface group.
     pub suppress_ifgroup: Option<u32>,
+    /// IPv4: the realms that a packet gets which takes a route by this rule (FRA_FLOW). They select nothing.
+    pub realms: Option<u32>,
     /// FRA_PROTOCOL: who installed it (rt_protos). [`super::OWN_PROTOCOL`] is Wayfork's.
     pub protocol: u8,
+    /// What the kernel made of its interface names.
+    pub attached: Attached,
+}
+
+/// Whether the kernel knows an interface by the names of a rule. It looks an added rule's names up among all names, alternative
+/// ones too; later only an interface that appears or is renamed is attached, by its own name (`attach_rules()`, `detach_rules()`).
+///
+/// A state, and no part of what a rule says: equal to every other.
+#[derive(Clone, Copy, Debug)]
+pub struct Attached {
+    /// There is an interface for `iif`; without it a rule that has one never matches (FIB_RULE_IIF_DETACHED).
+    pub iif: bool,
+    /// There is an interface for `oif` (FIB_RULE_OIF_DETACHED).
+    pub oif: bool,
+}
+
+impl Default for Attached {
+    /// As if every name were there, which is what can be said of a rule that the kernel does not hold yet.
+    fn default() -> Self {
+        Attached { iif: true, oif: true }
+    }
+}
+
+impl PartialEq for Attached {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Attached {}
+
+impl std::hash::Hash for Attached {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
+impl PartialOrd for Attached {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Attached {
+    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
+        std::cmp::Ordering::Equal
+    }
 }
 
 impl Rule {
@@ -97,7 +159,9 @@ impl Rule {
             action: RuleAction::Table(table),
             suppress_prefixlength: None,
             suppress_ifgroup: None,
+            realms: None,
             protocol: super::OWN_PROTOCOL,
+            attached: Attached::default(),
         }
     }
 
@@ -110,6 +174,13 @@ impl Rule {
         if let Some(group) = self.suppress_ifgroup {
             text += &format!(" suppress_ifgroup {group}");
         }
+        if let Some(realms) = self.realms {
+            text += " realms ";
+            if realms >> 16 != 0 {
+                text += &format!("{}/", realms >> 16);
+            }
+            text += &format!("{}", realms & 0xffff);
+        }
         text
     }
 
@@ -121,12 +192,32 @@ impl Rule {
             && self.action == other.action
             && self.suppress_prefixlength == other.suppress_prefixlength
             && self.suppress_ifgroup == other.suppress_ifgroup
+            && self.realms == other.realms
     }
 }
 
-impl fmt::Display for PortRange {
+impl Ports {
+    /// Whether a port is one of these. A packet without ports has 0, which no range holds and some masks do.
+    pub fn contains(self, port: u16) -> bool {
+        match self {
+            Ports::Range { start, end } => (start..=end).contains(&port),
+            Ports::Masked { value, mask } => (port ^ value) & mask == 0,
+        }
+    }
+
+    /// One port.
+    pub fn one(port: u16) -> Self {
+        Ports::Range { start: port, end: port }
+    }
+}
+
+impl fmt::Display for Ports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.start == self.end { write!(f, "{}", self.start) } else { write!(f, "{}-{}", self.start, self.end) }
+        match self {
+            Ports::Range { start, end } if start == end => write!(f, "{start}"),
+            Ports::Range { start, end } => write!(f, "{start}-{end}"),
+            Ports::Masked { value, mask } => write!(f, "{value:#x}/{mask:#x}"),
+        }
     }
 }
 
@@ -188,6 +279,12 @@ impl fmt::Display for Selectors {
                 write!(f, "/{mask:#x}")?
             }
         }
+        if let Some((label, mask)) = self.flowlabel {
+            write!(f, " flowlabel {label:#x}")?;
+            if mask != FLOWLABEL_MASK {
+                write!(f, "/{mask:#x}")?
+            }
+        }
         for unknown in &self.unknown {
             write!(f, " {unknown}")?
         }
@@ -240,11 +337,13 @@ pub struct MarkSelectors {
     /// IP protocol number.
     pub ipproto: Option<u8>,
     /// Source ports.
-    pub sport: Option<PortRange>,
+    pub sport: Option<Ports>,
     /// Destination ports.
-    pub dport: Option<PortRange>,
-    /// DSCP, 6 bits.
-    pub dscp: Option<u8>,
+    pub dport: Option<Ports>,
+    /// DSCP value and mask, 6 bits each.
+    pub dscp: Option<(u8, u8)>,
+    /// IPv6 flow label and mask, 20 bits each.
+    pub flowlabel: Option<(u32, u32)>,
 }
 
 /// One alternative of a `[[mark]]`: `mark & !mask | value` where everything matches. Applied in order, each to what the one before left.

@@ -3,12 +3,13 @@
 use super::PolicyMark;
 use super::cursor::{Findings, Section};
 use super::diagnostic::Span;
-use super::selectors::{MOST, combinations, combine, compared_mark, families, nets_of, values};
-use super::values::{Net, WITH_PORTS, dscp, family, interface, ipproto, ipproto_name, mark, net, ports};
-use crate::model::{Family, MarkRule, MarkSelectors, PortRange};
+use super::selectors::{MOST, combinations, combine, compared_mark, families, nets_of, only_ipv6, values};
+use super::values::{Net, WITH_PORTS, dscp, family, flowlabel, interface, ipproto, ipproto_name, mark, net, ports};
+use crate::model::{Family, MarkRule, MarkSelectors, Ports};
 use toml::de::DeTable;
 
-const KEYS: [&str; 10] = ["iif", "from", "to", "fwmark", "ipproto", "sport", "dport", "dscp", "family", "set"];
+const KEYS: [&str; 11] =
+    ["iif", "from", "to", "fwmark", "ipproto", "sport", "dport", "dscp", "flowlabel", "family", "set"];
 
 /// One `[[mark]]` of the file.
 pub(super) struct Statement {
@@ -19,9 +20,10 @@ pub(super) struct Statement {
     pub from: Vec<(Net, Span)>,
     pub to: Vec<(Net, Span)>,
     pub ipproto: Vec<(u8, Span)>,
-    pub sport: Vec<(PortRange, Span)>,
-    pub dport: Vec<(PortRange, Span)>,
+    pub sport: Vec<(Ports, Span)>,
+    pub dport: Vec<(Ports, Span)>,
     pub dscp: Vec<((u8, u8), Span)>,
+    pub flowlabel: Vec<((u32, u32), Span)>,
     /// The bits to set, and the bits to replace.
     pub set: Option<(u32, u32, Span)>,
 }
@@ -35,8 +37,11 @@ fn read_one<'d>(findings: &mut Findings<'_>, span: Span, table: &'d DeTable<'d>)
     let said = section.get("family").and_then(|field| field.one(findings)).and_then(|item| family(findings, &item));
     let from = values(findings, &section, "from", net);
     let to = values(findings, &section, "to", net);
+    let flowlabel = values(findings, &section, "flowlabel", flowlabel);
+    let mut families = families(findings, said, &from, &to);
+    only_ipv6(findings, &flowlabel, &mut families);
     let statement = Statement {
-        families: families(findings, said, &from, &to),
+        families,
         iif: values(findings, &section, "iif", interface),
         fwmark: compared_mark(findings, &section),
         from,
@@ -45,7 +50,8 @@ fn read_one<'d>(findings: &mut Findings<'_>, span: Span, table: &'d DeTable<'d>)
         // nftables compares 65535 too; 0 is no port, and what a fragment seems to have.
         sport: values(findings, &section, "sport", |findings, item| ports(findings, item, u16::MAX)),
         dport: values(findings, &section, "dport", |findings, item| ports(findings, item, u16::MAX)),
-        dscp: values(findings, &section, "dscp", |findings, item| dscp(findings, item, false)),
+        dscp: values(findings, &section, "dscp", |findings, item| dscp(findings, item)),
+        flowlabel,
         set: read_set(findings, &section),
         span,
     };
@@ -105,6 +111,7 @@ pub(super) fn expand(findings: &mut Findings<'_>, statements: &[Statement]) -> V
             statement.sport.len(),
             statement.dport.len(),
             statement.dscp.len(),
+            statement.flowlabel.len(),
         ]);
         if count > MOST - all.len() {
             let message = format!("with this [[mark]] the file comes to more than {MOST} alternatives");
@@ -131,5 +138,6 @@ fn alternatives(statement: &Statement, family: Family) -> Vec<MarkSelectors> {
     let all = combine(all, &statement.ipproto, |one, (number, _)| one.ipproto = Some(*number));
     let all = combine(all, &statement.sport, |one, (range, _)| one.sport = Some(*range));
     let all = combine(all, &statement.dport, |one, (range, _)| one.dport = Some(*range));
-    combine(all, &statement.dscp, |one, ((value, _), _)| one.dscp = Some(*value))
+    let all = combine(all, &statement.dscp, |one, (dscp, _)| one.dscp = Some(*dscp));
+    combine(all, &statement.flowlabel, |one, (label, _)| one.flowlabel = Some(*label))
 }

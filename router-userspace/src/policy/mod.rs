@@ -137,9 +137,13 @@ pub struct PolicyRoute {
     pub family: Family,
     /// Destination.
     pub to: IpNet,
-    /// Unicast, Blackhole, Unreachable, Prohibit or Throw.
+    /// Any but Unknown.
     pub kind: RouteKind,
-    /// The ways out: one for `via` and `dev`, several for `nexthops`, none for the types without one.
+    /// IPv4: only packets of this TOS; 0 is any.
+    pub tos: u8,
+    /// The number of the next-hop object that has the ways out.
+    pub nhid: Option<u32>,
+    /// The ways out: one for `via` and `dev`, several for `nexthops`, none for `nhid` and the types without one.
     pub nexthops: Vec<PolicyNextHop>,
     /// RTA_PRIORITY; None leaves it to the kernel (0 in IPv4, 1024 in IPv6).
     pub metric: Option<u32>,

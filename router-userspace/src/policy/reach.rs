@@ -4,7 +4,7 @@
 use super::cursor::Findings;
 use super::rules::Statement;
 use super::{LoweredRule, Policy};
-use crate::model::{Family, PortRange, RouteKind, Rule, RuleAction, Selectors};
+use crate::model::{Family, Ports, RouteKind, Rule, RuleAction, Selectors};
 use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 
@@ -181,8 +181,9 @@ enum Shape {
         tos: bool,
         dscp: Option<u8>,
         ipproto: bool,
-        sport: Option<PortRange>,
-        dport: Option<PortRange>,
+        sport: Option<Ports>,
+        dport: Option<Ports>,
+        flowlabel: Option<u32>,
         uidrange: Option<(u32, u32)>,
     },
     /// Covers only exactly the same selectors: `not`, and what is seldom.
@@ -205,22 +206,24 @@ impl Shape {
             ipproto: selectors.ipproto.is_some(),
             sport: selectors.sport,
             dport: selectors.dport,
+            flowlabel: selectors.flowlabel.map(|(_, mask)| mask),
             uidrange: selectors.uidrange,
         }
     }
 
     /// The rule of this shape that covers all packets of `selectors`, if there is one; None where none can.
     fn project(&self, selectors: &Selectors) -> Option<Selectors> {
-        let Shape::Plain { iif, oif, fwmark, from, to, tos, dscp, ipproto, sport, dport, uidrange } = self else {
+        let Shape::Plain { iif, oif, fwmark, from, to, tos, dscp, ipproto, sport, dport, flowlabel, uidrange } = self
+        else {
             return Some(selectors.clone());
         };
         if selectors.not {
             // Matches more than its selectors say: only a rule without any covers it.
             return (*self == Shape::of(&Selectors::default())).then(Selectors::default);
         }
-        let within = |wide: &Option<PortRange>, narrow: Option<PortRange>| match (wide, narrow) {
+        let within = |wide: &Option<Ports>, narrow: Option<Ports>| match (wide, narrow) {
             (None, _) => Some(None),
-            (Some(wide), Some(narrow)) if wide.start <= narrow.start && narrow.end <= wide.end => Some(Some(*wide)),
+            (Some(wide), Some(narrow)) if holds(*wide, narrow) => Some(Some(*wide)),
             _ => None,
         };
         let uids = match (uidrange, selectors.uidrange) {
@@ -256,9 +259,28 @@ impl Shape {
             ipproto: if *ipproto { Some(selectors.ipproto?) } else { None },
             sport: within(sport, selectors.sport)?,
             dport: within(dport, selectors.dport)?,
+            flowlabel: match flowlabel {
+                None => None,
+                Some(mask) => {
+                    let (value, narrow) = selectors.flowlabel?;
+                    if narrow & mask == *mask { Some((value & mask, *mask)) } else { return None }
+                }
+            },
             uidrange: uids,
             ..Selectors::default()
         })
+    }
+}
+
+/// Whether all of some ports are among others.
+fn holds(wide: Ports, narrow: Ports) -> bool {
+    match (wide, narrow) {
+        (Ports::Range { start, end }, Ports::Range { start: first, end: last }) => start <= first && last <= end,
+        (Ports::Masked { .. }, Ports::Range { start, end }) => start == end && wide.contains(start),
+        (Ports::Masked { mask, .. }, Ports::Masked { value, mask: narrow }) => {
+            narrow & mask == mask && wide.contains(value)
+        }
+        (Ports::Range { .. }, Ports::Masked { .. }) => false,
     }
 }
 

@@ -11,7 +11,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use toml::de::{DeTable, DeValue};
 
-const KEYS: [&str; 11] = ["table", "to", "via", "dev", "type", "family", "metric", "src", "mtu", "onlink", "nexthops"];
+const KEYS: [&str; 13] =
+    ["table", "to", "via", "dev", "type", "family", "tos", "metric", "src", "mtu", "onlink", "nhid", "nexthops"];
 
 /// What a route goes to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ struct Statement {
     to: Option<(To, Span)>,
     said: Option<Family>,
     kind: RouteKind,
+    tos: Option<(u8, Span)>,
+    nhid: Option<(u32, Span)>,
     hops: Vec<(PolicyNextHop, Span)>,
     src: Option<(IpAddr, Span)>,
     metric: Option<u32>,
@@ -38,7 +41,7 @@ pub(super) fn read<'d>(
     sections: &[(Span, &'d DeTable<'d>)],
 ) -> Vec<PolicyRoute> {
     let mut routes: Vec<PolicyRoute> = Vec::new();
-    let mut slots: HashMap<(Family, u32, IpNet, u32), usize> = HashMap::new();
+    let mut slots: HashMap<(Family, u32, IpNet, u8, u32), usize> = HashMap::new();
     for (span, table) in sections {
         for route in read_one(findings, tables, span.clone(), table) {
             // What the kernel takes a missing metric for.
@@ -46,7 +49,7 @@ pub(super) fn read<'d>(
                 (None | Some(0), Family::Ipv6) => 1024,
                 (metric, _) => metric.unwrap_or(0),
             };
-            if let Some(first) = slots.insert((route.family, route.table, route.to, metric), span.start) {
+            if let Some(first) = slots.insert((route.family, route.table, route.to, route.tos, metric), span.start) {
                 let line = findings.text.place(first).0;
                 let message = format!("line {line} has a route to {} in the same table, of the same metric", route.to);
                 let help = "give one of them another metric, or one route with nexthops = [{ via, dev, weight }]";
@@ -73,6 +76,10 @@ fn read_one<'d>(
         ("unreachable", RouteKind::Unreachable),
         ("prohibit", RouteKind::Prohibit),
         ("throw", RouteKind::Throw),
+        ("local", RouteKind::Local),
+        ("broadcast", RouteKind::Broadcast),
+        ("anycast", RouteKind::Anycast),
+        ("multicast", RouteKind::Multicast),
     ];
     let kind = match one(findings, "type") {
         Some(item) => choice(findings, &item, &kinds),
@@ -81,12 +88,14 @@ fn read_one<'d>(
     let table = match one(findings, "table") {
         Some(item) => {
             let id = tables.resolve(findings, &item);
-            if id == Some(TABLE_LOCAL) {
+            if id == Some(TABLE_LOCAL) && !kind.is_some_and(is_of_this_host) {
                 let message = "table `local` is the kernel's own list of this host's addresses";
                 findings.warn(item.span, message, "a route for other packets belongs into another table");
             }
             id
         }
+        // As ip(8) has it.
+        None if kind.is_some_and(is_of_this_host) => Some(TABLE_LOCAL),
         None => Some(TABLE_MAIN),
     };
     let to = one(findings, "to").and_then(|item| read_to(findings, &item));
@@ -98,11 +107,48 @@ fn read_one<'d>(
     let most = u64::from(u32::MAX);
     let metric = one(findings, "metric").and_then(|item| item.number(findings, 0..=most)).map(|number| number as u32);
     let mtu = one(findings, "mtu").and_then(|item| item.number(findings, 68..=most)).map(|number| number as u32);
+    let tos = one(findings, "tos").and_then(|item| read_tos(findings, &item));
+    let nhid = one(findings, "nhid").and_then(|item| Some((item.number(findings, 1..=most)? as u32, item.span)));
     let hops = read_hops(findings, &section, kind);
     let (Some(kind), Some(table), Some(hops)) = (kind, table, hops) else { return Vec::new() };
-    let statement = Statement { table, to, said, kind, hops, src, metric, mtu };
+    let statement = Statement { table, to, said, kind, tos, nhid, hops, src, metric, mtu };
     let at = findings.text.at(span.start);
     families(findings, &statement).into_iter().filter_map(|family| statement.of_family(family, &at)).collect()
+}
+
+/// No ways out, where none of these keys is there; `why` says why they may not.
+fn without<'d>(
+    findings: &mut Findings<'_>,
+    section: &Section<'d>,
+    keys: &[&'static str],
+    why: &str,
+    other: &str,
+) -> Option<Vec<(PolicyNextHop, Span)>> {
+    let mut wrong = false;
+    for field in keys.iter().filter_map(|key| section.get(key)) {
+        let message = format!("{why}, so it has no `{}`", field.key);
+        findings.error(field.key_span, message, format!("take `{}` or `{other}` away", field.key));
+        wrong = true;
+    }
+    (!wrong).then(Vec::new)
+}
+
+/// What the kernel keeps in its table of this host's own addresses: ip(8) puts such routes there.
+fn is_of_this_host(kind: RouteKind) -> bool {
+    matches!(kind, RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast)
+}
+
+/// Packets are compared in three bits (`fib_dscp_masked_match()`, include/net/ip_fib.h): others would never match.
+fn read_tos(findings: &mut Findings<'_>, item: &Item<'_>) -> Option<(u8, Span)> {
+    let tos = item.number(findings, 1..=255)? as u8;
+    let value = match tos & !0x1c {
+        0 => Ok((tos, item.span.clone())),
+        _ => Err(Wrong::new(
+            format!("no packet has the TOS {tos:#x}: three bits are compared"),
+            "0x04 to 0x1c, in steps of 4",
+        )),
+    };
+    findings.take(&item.span, value)
 }
 
 fn read_to(findings: &mut Findings<'_>, item: &Item<'_>) -> Option<(To, Span)> {
@@ -118,16 +164,34 @@ fn read_hops<'d>(
     kind: Option<RouteKind>,
 ) -> Option<Vec<(PolicyNextHop, Span)>> {
     let kind = kind?;
-    if kind != RouteKind::Unicast {
-        let mut wrong = false;
-        for key in ["via", "dev", "nexthops", "onlink"] {
-            if let Some(field) = section.get(key) {
-                let message = format!("a route of type {} sends nothing out, so it has no `{key}`", kind.name());
-                findings.error(field.key_span, message, format!("take `{key}` or `type` away"));
-                wrong = true;
+    match kind {
+        RouteKind::Unicast if section.get("nhid").is_some() => {
+            return without(
+                findings,
+                section,
+                &["via", "dev", "nexthops", "onlink"],
+                "the next-hop object has the ways out of this route",
+                "nhid",
+            );
+        }
+        RouteKind::Unicast => {}
+        RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast => {
+            let why = format!("a route of type {} stays on its device", kind.name());
+            without(findings, section, &["via", "nexthops", "onlink", "nhid"], &why, "type")?;
+            if section.get("dev").is_none() {
+                section.missing(
+                    findings,
+                    &["dev"],
+                    "the route has no device",
+                    "add dev = \"lo\", or the device that it is about",
+                );
+                return None;
             }
         }
-        return (!wrong).then(Vec::new);
+        _ => {
+            let why = format!("a route of type {} sends nothing out", kind.name());
+            return without(findings, section, &["via", "dev", "nexthops", "onlink", "nhid"], &why, "type");
+        }
     }
     let Some(list) = section.get("nexthops") else {
         return Some(vec![read_hop(findings, section, false)?]);
@@ -235,11 +299,30 @@ fn families(findings: &mut Findings<'_>, statement: &Statement) -> Vec<Family> {
             _ => {}
         }
     }
+    match statement.kind {
+        RouteKind::Broadcast => evidence.push((Family::Ipv4, to_span, "type")),
+        RouteKind::Anycast => evidence.push((Family::Ipv6, to_span, "type")),
+        _ => {}
+    }
+    if let Some((_, span)) = &statement.tos {
+        evidence.push((Family::Ipv4, span, "tos"));
+    }
     let first =
         statement.said.map(|family| (family, "family")).or(evidence.first().map(|(family, _, key)| (*family, *key)));
-    let Some((family, key)) = first else { return Family::BOTH.to_vec() };
+    let Some((family, key)) = first else {
+        if let Some((_, span)) = &statement.nhid {
+            let help = "add family = \"ipv4\" or family = \"ipv6\"";
+            findings.error(span.clone(), "a next-hop object is of one family, and the route does not say which", help);
+            return Vec::new();
+        }
+        return Family::BOTH.to_vec();
+    };
     if let Some((other, span, wrong)) = evidence.iter().find(|(other, ..)| *other != family) {
         let help = match (family, *wrong) {
+            (Family::Ipv6, "tos") => "IPv6 has no routes by tos: take it away, or use a rule with `dscp`",
+            (Family::Ipv6, "type") => "IPv6 has no broadcast; it is multicast or anycast there",
+            (Family::Ipv4, "type") => "anycast is IPv6's",
+
             (Family::Ipv4, "via") => "give an IPv4 gateway; if IPv4 by an IPv6 gateway is meant, say family = \"ipv4\"",
             _ => "all addresses of a route are of one family; write one [[route]] for each",
         };
@@ -261,6 +344,8 @@ impl Statement {
             family,
             to,
             kind: self.kind,
+            tos: self.tos.as_ref().map_or(0, |(tos, _)| *tos),
+            nhid: self.nhid.as_ref().map(|(id, _)| *id),
             nexthops: self.hops.iter().map(|(hop, _)| hop.clone()).collect(),
             metric: self.metric,
             src: self.src.as_ref().map(|(src, _)| *src),

@@ -4,13 +4,13 @@ use super::LoweredRule;
 use super::cursor::{Findings, Section, quote};
 use super::diagnostic::Span;
 use super::names::Tables;
-use super::selectors::{MOST, combinations, combine, compared_mark, families, nets_of, values};
-use super::values::{Net, choice, dscp, family, interface, ipproto, net, ports, uids};
-use crate::model::{Family, OWN_PROTOCOL, PortRange, Rule, RuleAction, Selectors};
+use super::selectors::{MOST, combinations, combine, compared_mark, families, nets_of, only_ipv6, values};
+use super::values::{Net, choice, dscp, family, flowlabel, interface, ipproto, net, ports, uids};
+use crate::model::{Attached, Family, OWN_PROTOCOL, Ports, Rule, RuleAction, Selectors};
 use std::collections::{BTreeMap, HashSet};
 use toml::de::DeTable;
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "name",
     "priority",
     "family",
@@ -25,6 +25,7 @@ const KEYS: [&str; 22] = [
     "ipproto",
     "sport",
     "dport",
+    "flowlabel",
     "uidrange",
     "l3mdev",
     "tun_id",
@@ -54,8 +55,9 @@ pub(super) struct Statement {
     pub tos: Vec<(u8, Span)>,
     pub dscp: Vec<((u8, u8), Span)>,
     pub ipproto: Vec<(u8, Span)>,
-    pub sport: Vec<(PortRange, Span)>,
-    pub dport: Vec<(PortRange, Span)>,
+    pub sport: Vec<(Ports, Span)>,
+    pub dport: Vec<(Ports, Span)>,
+    pub flowlabel: Vec<((u32, u32), Span)>,
     pub uidrange: Vec<((u32, u32), Span)>,
     pub l3mdev: bool,
     pub tun_id: Vec<(u64, Span)>,
@@ -81,12 +83,15 @@ fn read_one<'d>(findings: &mut Findings<'_>, tables: &Tables<'_>, span: Span, ta
     let l3mdev = l3mdev.and_then(|item| item.boolean(findings)).unwrap_or(false);
     let from = values(findings, &section, "from", net);
     let to = values(findings, &section, "to", net);
+    let flowlabel = values(findings, &section, "flowlabel", flowlabel);
+    let mut families = families(findings, said, &from, &to);
+    only_ipv6(findings, &flowlabel, &mut families);
     // The kernel keeps "no ports" as 0 and refuses 65535 (`fib_rule_port_range_valid()`, include/net/fib_rules.h).
     let port = |findings: &mut Findings<'_>, item: &super::cursor::Item<'d>| ports(findings, item, u16::MAX - 1);
     let statement = Statement {
         name: read_name(findings, &section),
         priority: read_priority(findings, &section),
-        families: families(findings, said, &from, &to),
+        families,
         not: not.and_then(|item| item.boolean(findings)?.then_some(item.span)),
         iif: values(findings, &section, "iif", interface),
         oif: values(findings, &section, "oif", interface),
@@ -94,10 +99,11 @@ fn read_one<'d>(findings: &mut Findings<'_>, tables: &Tables<'_>, span: Span, ta
         from,
         to,
         tos: values(findings, &section, "tos", |findings, item| Some(item.number(findings, 1..=255)? as u8)),
-        dscp: values(findings, &section, "dscp", |findings, item| dscp(findings, item, true)),
+        dscp: values(findings, &section, "dscp", |findings, item| dscp(findings, item)),
         ipproto: values(findings, &section, "ipproto", ipproto),
         sport: values(findings, &section, "sport", port),
         dport: values(findings, &section, "dport", port),
+        flowlabel,
         uidrange: values(findings, &section, "uidrange", uids),
         l3mdev,
         tun_id: values(findings, &section, "tun_id", |findings, item| item.number(findings, 1..=u64::MAX)),
@@ -314,7 +320,9 @@ fn lower_one(
         action,
         suppress_prefixlength: None,
         suppress_ifgroup: None,
+        realms: None,
         protocol: OWN_PROTOCOL,
+        attached: Attached::default(),
     };
     let finally = |selectors| Rule {
         suppress_prefixlength: statement.suppress_prefixlength,
@@ -343,7 +351,7 @@ fn lower_one(
 }
 
 impl Statement {
-    fn selector_lengths(&self) -> [usize; 12] {
+    fn selector_lengths(&self) -> [usize; 13] {
         [
             self.iif.len(),
             self.oif.len(),
@@ -355,6 +363,7 @@ impl Statement {
             self.ipproto.len(),
             self.sport.len(),
             self.dport.len(),
+            self.flowlabel.len(),
             self.uidrange.len(),
             self.tun_id.len(),
         ]
@@ -373,6 +382,7 @@ impl Statement {
         let all = combine(all, &self.ipproto, |one, (number, _)| one.ipproto = Some(*number));
         let all = combine(all, &self.sport, |one, (range, _)| one.sport = Some(*range));
         let all = combine(all, &self.dport, |one, (range, _)| one.dport = Some(*range));
+        let all = combine(all, &self.flowlabel, |one, (label, _)| one.flowlabel = Some(*label));
         let all = combine(all, &self.uidrange, |one, (range, _)| one.uidrange = Some(*range));
         combine(all, &self.tun_id, |one, (id, _)| one.tun_id = Some(*id))
     }

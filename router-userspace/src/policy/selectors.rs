@@ -93,6 +93,16 @@ pub(super) fn families(
     families
 }
 
+/// A flow label is IPv6's: a statement that has one speaks of no other family.
+pub(super) fn only_ipv6(findings: &mut Findings<'_>, labels: &[((u32, u32), Span)], families: &mut Vec<Family>) {
+    let Some((_, span)) = labels.first() else { return };
+    families.retain(|family| *family == Family::Ipv6);
+    if families.is_empty() {
+        let message = "`flowlabel` is a selector of IPv6, and this is about IPv4 alone";
+        findings.error(span.clone(), message, "take it away, or the IPv4 addresses and the line with `family`");
+    }
+}
+
 /// The selectors of one family for a list of addresses; None where the list is not there.
 pub(super) fn nets_of(nets: &[(Net, Span)], family: Family) -> Vec<Option<ipnet::IpNet>> {
     let mut of_family: Vec<_> =

@@ -1,7 +1,7 @@
 //! The values of the policy file: addresses, marks, ports, names.
 
 use super::cursor::{Findings, Item, NumberOrText, Wrong, nearest, parse_number, quote};
-use crate::model::{Family, PortRange};
+use crate::model::{FLOWLABEL_MASK, Family, Ports};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -211,10 +211,10 @@ pub fn ipproto_number(text: &str) -> Option<u8> {
     named.or_else(|| parse_number(text).and_then(|number| u8::try_from(number).ok()).filter(|number| *number > 0))
 }
 
-/// A port or `"first-last"`, within `1..=last_port`.
-pub(super) fn ports(findings: &mut Findings<'_>, item: &Item<'_>, last_port: u16) -> Option<PortRange> {
+/// A port, `"first-last"` or `"value/mask"`, within `1..=last_port`.
+pub(super) fn ports(findings: &mut Findings<'_>, item: &Item<'_>, last_port: u16) -> Option<Ports> {
     let why = if last_port == u16::MAX { "0" } else { "0 and 65535" };
-    let help = format!("ports go from 1 to {last_port}; a range is \"443-444\"");
+    let help = format!("ports go from 1 to {last_port}; a range is \"443-444\", ports under a mask \"0x1000/0xf000\"");
     let check = |start: u64, end: u64| match (u16::try_from(start), u16::try_from(end)) {
         (Ok(start), Ok(end)) if start > end => Err(Wrong::new(
             format!("the range of ports ends before it starts: {start}-{end}"),
@@ -223,14 +223,52 @@ pub(super) fn ports(findings: &mut Findings<'_>, item: &Item<'_>, last_port: u16
         (Ok(start), Ok(end)) if start == 0 || end > last_port => {
             Err(Wrong::new(format!("port {why} cannot be matched"), help.clone()))
         }
-        (Ok(start), Ok(end)) => Ok(PortRange { start, end }),
+        (Ok(start), Ok(end)) => Ok(Ports::Range { start, end }),
+        _ => Err(Wrong::new("a port has 16 bits", help.clone())),
+    };
+    let masked = |value: u64, mask: u64| match (u16::try_from(value), u16::try_from(mask)) {
+        (Ok(_), Ok(0)) => {
+            Err(Wrong::new("a mask of 0 compares nothing", format!("leave `{}` out to match all", item.key)))
+        }
+        (Ok(value), Ok(u16::MAX)) => check(value.into(), value.into()),
+        // The kernel keeps "no ports" as 0, masked or not.
+        (Ok(0), Ok(_)) => Err(Wrong::new("port 0 cannot be matched, under a mask neither", help.clone())),
+        (Ok(value), Ok(mask)) if value & !mask != 0 => {
+            Err(Wrong::new("the port has bits outside of its mask", format!("write \"{:#x}/{mask:#x}\"", value & mask)))
+        }
+        (Ok(value), Ok(mask)) => Ok(Ports::Masked { value, mask }),
         _ => Err(Wrong::new("a port has 16 bits", help.clone())),
     };
     let value = match item.number_or_text(findings, "a port", "443 or \"443-444\"")? {
         NumberOrText::Number(number) => check(number, number),
-        NumberOrText::Text(text) => range(text)
-            .ok_or_else(|| Wrong::new(format!("{} is no port and no range", quote(text)), help.clone()))
-            .and_then(|(start, end)| check(start, end)),
+        NumberOrText::Text(text) => match text.split_once('/') {
+            Some((value, mask)) => parse_number(value.trim()).zip(parse_number(mask.trim())).map(|(v, m)| masked(v, m)),
+            None => range(text).map(|(start, end)| check(start, end)),
+        }
+        .unwrap_or_else(|| Err(Wrong::new(format!("{} is no port and no range", quote(text)), help.clone()))),
+    };
+    findings.take(&item.span, value)
+}
+
+/// An IPv6 flow label and its mask: an integer, or `"value/mask"`.
+pub(super) fn flowlabel(findings: &mut Findings<'_>, item: &Item<'_>) -> Option<(u32, u32)> {
+    let help = "a flow label has 20 bits: 0x12345, or \"0x12000/0xff000\"";
+    let small = |number: u64| u32::try_from(number).ok().filter(|number| *number <= FLOWLABEL_MASK);
+    let parsed = match item.number_or_text(findings, "a flow label", "0x12345 or \"0x12000/0xff000\"")? {
+        NumberOrText::Number(number) => small(number).map(|label| (label, FLOWLABEL_MASK)),
+        NumberOrText::Text(text) => match text.split_once('/') {
+            Some((label, mask)) => parse_number(label).and_then(small).zip(parse_number(mask).and_then(small)),
+            None => parse_number(text).and_then(small).map(|label| (label, FLOWLABEL_MASK)),
+        },
+    };
+    let value = match parsed {
+        None => Err(Wrong::new("no such flow label", help)),
+        Some((_, 0)) => Err(Wrong::new("a mask of 0 compares nothing", "leave `flowlabel` out to match all")),
+        Some((label, mask)) if label & !mask != 0 => Err(Wrong::new(
+            "the flow label has bits outside of its mask",
+            format!("write \"{:#x}/{mask:#x}\"", label & mask),
+        )),
+        Some(value) => Ok(value),
     };
     findings.take(&item.span, value)
 }
@@ -287,16 +325,15 @@ const DSCP: &[(&str, u8)] = &[
     ("cs7", 56),
 ];
 
-/// DSCP value and mask: a number, a name, or `"value/mask"` where `masks` are possible.
-pub(super) fn dscp(findings: &mut Findings<'_>, item: &Item<'_>, masks: bool) -> Option<(u8, u8)> {
-    let help =
-        if masks { "0 to 63, a name such as \"ef\", or \"value/mask\"" } else { "0 to 63, or a name such as \"ef\"" };
+/// DSCP value and mask: a number, a name, or `"value/mask"`.
+pub(super) fn dscp(findings: &mut Findings<'_>, item: &Item<'_>) -> Option<(u8, u8)> {
+    let help = "0 to 63, a name such as \"ef\", or \"value/mask\"";
     let small = |number: u64| u8::try_from(number).ok().filter(|number| *number < 64);
     let parsed = match item.number_or_text(findings, "a DSCP", "46 or \"ef\"")? {
         NumberOrText::Number(number) => small(number).map(|value| (value, 0x3f)),
         NumberOrText::Text(text) => match text.split_once('/') {
-            Some((value, mask)) if masks => parse_number(value).and_then(small).zip(parse_number(mask).and_then(small)),
-            _ => DSCP
+            Some((value, mask)) => parse_number(value).and_then(small).zip(parse_number(mask).and_then(small)),
+            None => DSCP
                 .iter()
                 .find(|(name, _)| name.eq_ignore_ascii_case(text))
                 .map(|(_, value)| *value)

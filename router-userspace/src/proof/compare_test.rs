@@ -37,6 +37,7 @@ fn default_route(host: &Host, table: u32, name: &str, via: Option<&str>, metric:
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: vec![hop],

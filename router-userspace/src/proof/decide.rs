@@ -96,6 +96,9 @@ pub fn askable(host: &Host, packet: &Packet) -> Option<Packet> {
     if matches!(packet.to, IpAddr::V6(to) if to.is_multicast()) {
         return None;
     }
+    // Kernels before 6.14 refuse a question with a flow label, and have no rule that looks at it.
+    let labelled = host.rules_of(family).any(|rule| rule.selectors.flowlabel.is_some());
+    let packet = &Packet { flowlabel: if labelled { packet.flowlabel } else { 0 }, ..*packet };
     if askable_protocol(packet.ipproto, family) {
         return Some(*packet);
     }
@@ -108,8 +111,8 @@ pub fn askable(host: &Host, packet: &Packet) -> Option<Packet> {
             host.rules_of(family).all(|rule| {
                 let s = &rule.selectors;
                 let sees = |p: &Packet| {
-                    let port = |range: Option<crate::model::PortRange>, port: u16| {
-                        range.map(|range| p.has_ports() && (range.start..=range.end).contains(&port))
+                    let port = |ports: Option<crate::model::Ports>, port: u16| {
+                        ports.map(|ports| ports.contains(if p.has_ports() { port } else { 0 }))
                     };
                     (s.ipproto.map(|proto| proto == p.ipproto), port(s.sport, p.sport), port(s.dport, p.dport))
                 };

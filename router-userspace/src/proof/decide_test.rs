@@ -4,7 +4,7 @@ use super::decide::{Fast, agree, askable};
 use super::packet::{ICMP, Packet, TCP, UDP};
 use super::reference::{Reference, SourceCheck, Way};
 use crate::kernel::RouteAnswer;
-use crate::model::{Family, Host, PortRange, Rule, Selectors};
+use crate::model::{Family, Host, Ports, Rule, Selectors};
 use router_common::layout::{Decision, NO_RULE};
 use router_common::verdict::{Action, PassReason, Verdict};
 use std::net::IpAddr;
@@ -99,7 +99,7 @@ fn what_the_kernel_was_not_asked_is_held_against_the_reference() {
 
 #[test]
 fn another_protocol_stands_in_where_no_rule_can_tell() {
-    let rule = |ipproto: Option<u8>, dport: Option<PortRange>| Rule {
+    let rule = |ipproto: Option<u8>, dport: Option<Ports>| Rule {
         selectors: Selectors { ipproto, dport, ..Selectors::default() },
         ..Rule::lookup(Family::Ipv4, 100, 7)
     };
@@ -111,7 +111,7 @@ fn another_protocol_stands_in_where_no_rule_can_tell() {
     assert_eq!(asked(vec![rule(Some(47), None)], &gre), None, "no protocol that may be asked looks like it");
     let all = [ICMP, UDP, TCP].map(|proto| rule(Some(proto), None)).to_vec();
     assert_eq!(asked(all, &gre), None);
-    let ports = Some(PortRange { start: 80, end: 90 });
+    let ports = Some(Ports::Range { start: 80, end: 90 });
     let sctp = Packet { ipproto: 132, dport: 85, ..gre };
     assert_eq!(asked(vec![rule(None, ports)], &sctp), Some(UDP), "one that has its ports");
     assert_eq!(asked(vec![rule(Some(UDP), None)], &Packet { ipproto: UDP, ..gre }), Some(UDP), "itself");

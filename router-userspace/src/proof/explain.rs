@@ -62,6 +62,17 @@ pub struct PacketView {
     pub dport: u16,
     /// DSCP.
     pub dscp: u8,
+    /// IPv6 flow label.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub flowlabel: u32,
+    /// The first of several fragments.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fragment: bool,
+}
+
+/// What most packets do not have is left out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The fast path's side. Verdict, oif, via and table are null with `pass`.
@@ -288,6 +299,8 @@ impl Viewer<'_> {
             sport: packet.sport,
             dport: packet.dport,
             dscp: packet.dscp,
+            flowlabel: packet.flowlabel,
+            fragment: packet.fragment,
         }
     }
 

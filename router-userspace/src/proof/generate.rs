@@ -1,7 +1,7 @@
 //! Packets around the boundaries of a host's rules and routes, always the same ones for the same seed.
 
 use super::packet::{ICMP, ICMPV6, Packet, TCP, UDP, askable_protocol, has_ports};
-use crate::model::{Family, Host, MarkRule, PortRange, Route, Rule, TABLE_LOCAL};
+use crate::model::{FLOWLABEL_MASK, Family, Host, MarkRule, Ports, Route, Rule, TABLE_LOCAL};
 use fastrand::Rng;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -26,6 +26,7 @@ struct Values {
     protocols: Vec<u8>,
     ports: Vec<u16>,
     dscps: Vec<u8>,
+    flowlabels: Vec<u32>,
 }
 
 /// What a packet must have to match the selectors of a rule or to take a route.
@@ -36,9 +37,12 @@ struct Wish {
     to: Option<IpNet>,
     mark: Option<(u32, u32)>,
     ipproto: Option<u8>,
-    sport: Option<PortRange>,
-    dport: Option<PortRange>,
-    dscp: Option<u8>,
+    sport: Option<Ports>,
+    dport: Option<Ports>,
+    /// Value and mask.
+    dscp: Option<(u8, u8)>,
+    /// Value and mask.
+    flowlabel: Option<(u32, u32)>,
 }
 
 impl Generator {
@@ -84,6 +88,7 @@ impl Values {
             sport: mark.selectors.sport,
             dport: mark.selectors.dport,
             dscp: mark.selectors.dscp,
+            flowlabel: mark.selectors.flowlabel,
         }));
         let mut nets: BTreeSet<IpNet> = rules.iter().flat_map(|wish| [wish.from, wish.to]).flatten().collect();
         nets.extend(host.routes.iter().filter(|route| route.family == family).map(|route| route.dst));
@@ -107,7 +112,15 @@ impl Values {
         let dscps: BTreeSet<u8> = rules
             .iter()
             .filter_map(|wish| wish.dscp)
-            .flat_map(|dscp| (0..6).map(move |bit| dscp ^ 1 << bit).chain([dscp]))
+            .flat_map(|(dscp, _)| (0..6).map(move |bit| dscp ^ 1 << bit).chain([dscp]))
+            .collect();
+        // Without a rule that looks at them they would only take turns away from what matters, and old kernels cannot be asked.
+        let flowlabels: BTreeSet<u32> = rules
+            .iter()
+            .filter_map(|wish| wish.flowlabel)
+            .flat_map(|(label, mask)| {
+                (0..20).map(move |bit| label ^ 1 << bit).chain([label, label | !mask & FLOWLABEL_MASK])
+            })
             .collect();
         Values {
             family,
@@ -117,6 +130,7 @@ impl Values {
             protocols: protocols.collect::<BTreeSet<u8>>().into_iter().chain([UDP, TCP, icmp]).collect(),
             ports: ports.into_iter().chain([1, 53, 443, 65535]).collect(),
             dscps: dscps.into_iter().chain([0, 46, 63]).collect(),
+            flowlabels: flowlabels.into_iter().chain([0]).collect(),
             rules,
         }
     }
@@ -134,6 +148,8 @@ impl Values {
             sport: self.port(rng),
             dport: self.port(rng),
             dscp: choose(rng, &self.dscps).unwrap_or(0),
+            flowlabel: choose(rng, &self.flowlabels).unwrap_or(0),
+            fragment: self.family == Family::Ipv4 && rng.u8(..16) == 0,
         }
     }
 
@@ -167,18 +183,23 @@ impl Values {
         if wish.sport.or(wish.dport).is_some() && !has_ports(packet.ipproto) {
             packet.ipproto = UDP;
         }
-        if let Some(range) = wish.sport {
-            packet.sport = rng.u16(range.start..=range.end.max(range.start));
+        if let Some(ports) = wish.sport {
+            packet.sport = one_of(rng, ports);
         }
-        if let Some(range) = wish.dport {
-            packet.dport = rng.u16(range.start..=range.end.max(range.start));
+        if let Some(ports) = wish.dport {
+            packet.dport = one_of(rng, ports);
         }
-        packet.dscp = wish.dscp.unwrap_or(packet.dscp);
+        if let Some((value, mask)) = wish.dscp {
+            packet.dscp = packet.dscp & !mask | value & mask;
+        }
+        if let Some((label, mask)) = wish.flowlabel {
+            packet.flowlabel = (packet.flowlabel & !mask | label & mask) & FLOWLABEL_MASK;
+        }
     }
 
     /// Changes one field to another value worth a try.
     fn disturb(&self, rng: &mut Rng, packet: &mut Packet) {
-        match rng.u8(..8) {
+        match rng.u8(..10) {
             0 => packet.from = Some(self.plain_address(rng)),
             1 => packet.to = self.any_address(rng),
             2 => packet.mark ^= 1 << rng.u32(..32),
@@ -186,6 +207,8 @@ impl Values {
             4 => packet.ipproto = choose(rng, &self.protocols).unwrap_or(UDP),
             5 => packet.sport = self.port(rng),
             6 => packet.dport = self.port(rng),
+            7 => packet.fragment = self.family == Family::Ipv4 && !packet.fragment,
+            8 => packet.flowlabel = choose(rng, &self.flowlabels).unwrap_or(0),
             _ => packet.dscp ^= 1 << rng.u8(..6),
         }
     }
@@ -202,7 +225,8 @@ fn wish_of(rule: &Rule, iif: Option<u32>) -> Wish {
         ipproto: s.ipproto,
         sport: s.sport,
         dport: s.dport,
-        dscp: s.dscp.map(|(value, mask)| value & mask).or((s.tos != 0).then_some(s.tos >> 2)),
+        dscp: s.dscp.or((s.tos != 0).then_some((s.tos >> 2, if rule.family == Family::Ipv4 { 7 } else { 0x3f }))),
+        flowlabel: s.flowlabel,
     }
 }
 
@@ -260,9 +284,20 @@ fn marks_around((value, mask): (u32, u32)) -> impl Iterator<Item = u32> {
     (0..32).map(move |bit| value ^ 1 << bit).chain([value, value | !mask, value.wrapping_sub(1), value.wrapping_add(1)])
 }
 
-/// The ends of a range and the ports beside them.
-fn ports_around(range: PortRange) -> impl Iterator<Item = u16> {
-    [range.start.saturating_sub(1), range.start, range.end, range.end.saturating_add(1)].into_iter()
+/// One of some ports.
+fn one_of(rng: &mut Rng, ports: Ports) -> u16 {
+    match ports {
+        Ports::Range { start, end } => rng.u16(start..=end.max(start)),
+        Ports::Masked { value, mask } => value & mask | rng.u16(..) & !mask,
+    }
+}
+
+/// The ends of a range and the ports beside them; a port under a mask, those one bit away, and that with all other bits set.
+fn ports_around(ports: Ports) -> Vec<u16> {
+    match ports {
+        Ports::Range { start, end } => vec![start.saturating_sub(1), start, end, end.saturating_add(1)],
+        Ports::Masked { value, mask } => (0..16).map(|bit| value ^ 1 << bit).chain([value, value | !mask, 0]).collect(),
+    }
 }
 
 /// Addresses that no policy names.
@@ -337,7 +372,7 @@ mod tests {
             from: "10.1.0.0/16".parse().ok(),
             fwmark: Some((0x20, 0xff)),
             ipproto: Some(TCP),
-            dport: Some(PortRange { start: 80, end: 443 }),
+            dport: Some(Ports::Range { start: 80, end: 443 }),
             ..Selectors::default()
         };
         host.rules.push(rule.clone());

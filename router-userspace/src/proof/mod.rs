@@ -18,6 +18,8 @@ mod program;
 mod question;
 pub mod reference;
 mod route_get;
+#[cfg(test)]
+mod semantics;
 mod shrink;
 #[cfg(test)]
 pub(crate) mod testing;

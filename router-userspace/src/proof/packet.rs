@@ -1,7 +1,7 @@
 //! One packet as a routing decision sees it, and the same packet as a frame and as a question to the kernel.
 
 use crate::kernel::RouteQuery;
-use crate::model::{Family, Link};
+use crate::model::{FLOWLABEL_MASK, Family, Link};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// IPPROTO_ICMP.
@@ -37,12 +37,16 @@ pub struct Packet {
     pub dport: u16,
     /// DSCP, 6 bits.
     pub dscp: u8,
+    /// IPv6 flow label, 20 bits; 0 in IPv4.
+    pub flowlabel: u32,
+    /// IPv4: one of several fragments, the first one. Rules find no ports in it.
+    pub fragment: bool,
 }
 
 impl Packet {
     /// A UDP packet without ports, mark or DSCP.
     pub fn new(iif: Option<u32>, from: Option<IpAddr>, to: IpAddr) -> Self {
-        Packet { iif, from, to, mark: 0, ipproto: UDP, sport: 0, dport: 0, dscp: 0 }
+        Packet { iif, from, to, mark: 0, ipproto: UDP, sport: 0, dport: 0, dscp: 0, flowlabel: 0, fragment: false }
     }
 
     /// The family of its addresses.
@@ -58,16 +62,16 @@ impl Packet {
         })
     }
 
-    /// Whether the flow dissector finds ports in its protocol (`proto_ports_offset`, include/linux/in.h).
+    /// Whether the flow dissector finds ports in it: in its protocol (`proto_ports_offset`, include/linux/in.h), and in no fragment.
     pub fn has_ports(&self) -> bool {
-        has_ports(self.ipproto)
+        has_ports(self.ipproto) && !self.fragment
     }
 
     /// The question to the kernel. `mark` is the packet's mark after the `[[mark]]` statements, which RTM_GETROUTE does not
     /// pass through. A protocol that the kernel refuses in a question is left out: it is for the caller to know whether
     /// that matters ([`super::askable`]).
     pub fn query(&self, mark: u32) -> RouteQuery {
-        let ports = matches!(self.ipproto, TCP | UDP);
+        let ports = matches!(self.ipproto, TCP | UDP) && self.has_ports();
         RouteQuery {
             to: self.to,
             from: match self.iif {
@@ -80,6 +84,7 @@ impl Packet {
             sport: (ports && self.sport != 0).then_some(self.sport),
             dport: (ports && self.dport != 0).then_some(self.dport),
             dscp: self.dscp,
+            flowlabel: self.flowlabel,
         }
     }
 
@@ -128,7 +133,7 @@ impl Packet {
             }
             _ => {}
         }
-        if self.has_ports() {
+        if has_ports(self.ipproto) {
             // The dissector reads the ports of AH behind its first word.
             let at = if self.ipproto == AH { 4 } else { 0 };
             bytes[at..at + 2].copy_from_slice(&self.sport.to_be_bytes());
@@ -142,6 +147,8 @@ impl Packet {
         header[0] = 0x45;
         header[1] = self.dscp << 2;
         header[2..4].copy_from_slice(&(20 + payload as u16).to_be_bytes());
+        // More fragments follow.
+        header[6] = if self.fragment { 0x20 } else { 0 };
         header[8] = TTL;
         header[9] = self.ipproto;
         header[12..16].copy_from_slice(&from.octets());
@@ -153,8 +160,9 @@ impl Packet {
 
     fn ipv6_header(&self, from: Ipv6Addr, to: Ipv6Addr, payload: usize) -> Vec<u8> {
         let mut header = vec![0u8; 40];
-        // Version 6, then the traffic class, of which DSCP is the upper six bits.
-        header[..2].copy_from_slice(&(0x6000 | u16::from(self.dscp) << 6).to_be_bytes());
+        // Version 6, then the traffic class, of which DSCP is the upper six bits, then the flow label.
+        let first = 6 << 28 | u32::from(self.dscp) << 22 | self.flowlabel & FLOWLABEL_MASK;
+        header[..4].copy_from_slice(&first.to_be_bytes());
         header[4..6].copy_from_slice(&(payload as u16).to_be_bytes());
         header[6] = self.ipproto;
         header[7] = TTL;

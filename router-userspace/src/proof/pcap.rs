@@ -118,29 +118,41 @@ impl<'a> Capture<'a> {
         if !sliced.link_exts.is_empty() {
             return Err("vlan");
         }
-        let (from, to, dscp, payload) = match sliced.net.as_ref().ok_or("not-ip")? {
+        let (from, to, dscp, flowlabel, payload) = match sliced.net.as_ref().ok_or("not-ip")? {
             LaxNetSlice::Ipv4(ip) => {
                 let header = ip.header();
                 let (from, to) = (IpAddr::V4(header.source_addr()), IpAddr::V4(header.destination_addr()));
-                (from, to, header.dcp().value(), ip.payload())
+                (from, to, header.dcp().value(), 0, ip.payload())
             }
             LaxNetSlice::Ipv6(ip) => {
                 let header = ip.header();
                 let (from, to) = (IpAddr::V6(header.source_addr()), IpAddr::V6(header.destination_addr()));
-                (from, to, header.dscp().value(), ip.payload())
+                (from, to, header.dscp().value(), header.flow_label().value(), ip.payload())
             }
             LaxNetSlice::Arp(_) => return Err("not-ip"),
         };
-        if payload.fragmented {
+        if payload.fragmented && to.is_ipv6() {
             return Err("fragment");
         }
         let ipproto = payload.ip_number.0;
         let (sport, dport) = match payload.payload {
+            _ if payload.fragmented => (0, 0),
             [a, b, c, d, ..] if has_ports(ipproto) => (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])),
             _ if has_ports(ipproto) => return Err(short),
             _ => (0, 0),
         };
-        let packet = Packet { iif: None, from: Some(from), to, mark: 0, ipproto, sport, dport, dscp };
+        let packet = Packet {
+            iif: None,
+            from: Some(from),
+            to,
+            mark: 0,
+            ipproto,
+            sport,
+            dport,
+            dscp,
+            flowlabel,
+            fragment: payload.fragmented,
+        };
         let mac = match &sliced.link {
             Some(LinkSlice::Ethernet2(header)) => Some(header.destination()),
             _ => None,
@@ -252,9 +264,10 @@ mod tests {
         let mut capture = Capture::new(bytes.as_slice(), &host, vec![2, 3]).expect("a capture");
         let packets: Vec<Packet> = capture.by_ref().collect();
         let elsewhere = |iif| Packet { to: "8.8.8.9".parse().expect("an address"), ..packet(iif) };
-        assert_eq!(packets, [packet(3), elsewhere(2), elsewhere(3)], "by its MAC, or by every interface");
+        let part = Packet { fragment: true, sport: 0, dport: 0, ..packet(3) };
+        assert_eq!(packets, [packet(3), elsewhere(2), elsewhere(3), part], "by its MAC, or by every interface");
         let skipped: Vec<_> = capture.skipped.iter().map(|(what, count)| (what.as_str(), *count)).collect();
-        assert_eq!(skipped, [("fragment", 1), ("not-ip", 1), ("repeated", 1), ("vlan", 1)]);
+        assert_eq!(skipped, [("not-ip", 1), ("repeated", 1), ("vlan", 1)]);
         assert!(capture.error.is_none());
     }
 

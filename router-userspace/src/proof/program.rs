@@ -6,7 +6,7 @@ use crate::compile::{CounterSlots, Generation, Input, compile};
 use crate::fastpath::{self, Capacity, Context, FastPath};
 use crate::kernel::survey;
 use crate::model::{Host, Link};
-use crate::policy::Policy;
+use crate::policy::{Bypass, Policy};
 use crate::safety::{Facts, Judgement, Wanted, judge};
 use std::time::Duration;
 
@@ -73,6 +73,7 @@ impl Program {
             mark_bits: self.judgement.mark_bits.unwrap_or(0),
             mark_classes: self.judgement.mark_classes.clone(),
             marks_in_use: self.judgement.marks_in_use.clone(),
+            bypasses_netfilter: self.policy.router.bypass.contains(&Bypass::Netfilter),
             ..Input::default()
         };
         self.generation = compile(host, &input, &mut self.slots)?;

@@ -1,7 +1,7 @@
 //! What `explain` is asked, and the packet that this makes on a host.
 
 use super::packet::{self, Packet, UDP};
-use crate::model::{Family, Host};
+use crate::model::{FLOWLABEL_MASK, Family, Host};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -24,6 +24,12 @@ pub struct Question {
     pub dport: Option<u16>,
     /// DSCP, 0 to 63.
     pub dscp: u8,
+    /// IPv6 flow label, 20 bits.
+    #[serde(default)]
+    pub flowlabel: u32,
+    /// The first of several IPv4 fragments.
+    #[serde(default)]
+    pub fragment: bool,
 }
 
 /// Why a question makes no packet: wrong usage.
@@ -54,6 +60,15 @@ pub enum BadQuestion {
     /// Ports of a protocol without ports.
     #[error("--sport and --dport: {0} has no ports; leave them out, or name a protocol that has them, such as tcp")]
     Ports(String),
+    /// Rules find no ports in a fragment.
+    #[error("--sport and --dport: rules find no ports in a fragment; leave them out, or --fragment")]
+    FragmentPorts,
+    /// A flow label has 20 bits, and IPv4 none.
+    #[error("--flowlabel: {0:#x} is none; IPv6 packets alone have one, 0 to 0xfffff")]
+    Flowlabel(u32),
+    /// IPv6 has a header for fragments, which rules see before the protocol.
+    #[error("--fragment is about IPv4; an IPv6 fragment is the stack's alone")]
+    Fragment,
 }
 
 impl Question {
@@ -62,7 +77,7 @@ impl Question {
         let mut assumed = Vec::new();
         let iif = match &self.iif {
             None => None,
-            Some(name) => Some(host.link(name).ok_or_else(|| unknown_interface(host, name))?.index),
+            Some(name) => Some(host.link_by_any_name(name).ok_or_else(|| unknown_interface(host, name))?.index),
         };
         let ipproto = match &self.ipproto {
             None => UDP,
@@ -78,6 +93,15 @@ impl Question {
         }
         if (self.sport.is_some() || self.dport.is_some()) && !packet::has_ports(ipproto) {
             return Err(BadQuestion::Ports(packet::protocol_name(ipproto)));
+        }
+        if self.flowlabel > FLOWLABEL_MASK || self.flowlabel != 0 && self.to.is_ipv4() {
+            return Err(BadQuestion::Flowlabel(self.flowlabel));
+        }
+        if self.fragment && self.to.is_ipv6() {
+            return Err(BadQuestion::Fragment);
+        }
+        if self.fragment && (self.sport.is_some() || self.dport.is_some()) {
+            return Err(BadQuestion::FragmentPorts);
         }
         let from = match (self.from, iif) {
             (None, Some(iif)) => {
@@ -96,6 +120,8 @@ impl Question {
             sport: self.sport.unwrap_or(0),
             dport: self.dport.unwrap_or(0),
             dscp: self.dscp,
+            flowlabel: self.flowlabel,
+            fragment: self.fragment,
         };
         Ok((packet, assumed))
     }
@@ -151,7 +177,18 @@ mod tests {
 
     fn question(to: &str) -> Question {
         let to = to.parse().expect("an address");
-        Question { to, iif: None, from: None, mark: 0, ipproto: None, sport: None, dport: None, dscp: 0 }
+        Question {
+            to,
+            iif: None,
+            from: None,
+            mark: 0,
+            ipproto: None,
+            sport: None,
+            dport: None,
+            dscp: 0,
+            flowlabel: 0,
+            fragment: false,
+        }
     }
 
     #[test]

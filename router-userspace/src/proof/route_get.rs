@@ -46,6 +46,7 @@ pub(super) fn commands(kernel: &mut dyn Kernel, asked: &Asked<'_>) -> kernel::Re
         sport: None,
         dport: None,
         dscp: 0,
+        flowlabel: 0,
     };
     let whole = asked.packet.query(asked.mark);
     if whole != plain {
@@ -110,6 +111,7 @@ fn command(host: &Host, packet: &Packet, query: &RouteQuery) -> String {
     add("iif", query.iif.map(|iif| host.link_name(iif)));
     add("mark", (query.mark != 0).then(|| format!("{:#x}", query.mark)));
     add("tos", (query.dscp != 0).then(|| format!("{:#x}", query.dscp << 2)));
+    add("flowlabel", (query.flowlabel != 0).then(|| format!("{:#x}", query.flowlabel)));
     add("ipproto", query.ipproto.map(protocol_name));
     add("sport", query.sport.map(|port| port.to_string()));
     add("dport", query.dport.map(|port| port.to_string()));

@@ -32,6 +32,8 @@ fn candidates(packet: &Packet) -> Vec<Packet> {
     };
     offer(Packet { mark: 0, ..*packet });
     offer(Packet { dscp: 0, ..*packet });
+    offer(Packet { flowlabel: 0, ..*packet });
+    offer(Packet { fragment: false, ..*packet });
     offer(Packet { sport: 0, ..*packet });
     offer(Packet { dport: 0, ..*packet });
     if packet.ipproto != UDP && !has_ports(packet.ipproto) {
@@ -86,6 +88,8 @@ mod tests {
             mark: 0xdead_beef,
             ipproto: 1,
             dscp: 46,
+            flowlabel: 0,
+            fragment: false,
             ..Packet::new(Some(3), Some(ip("10.1.2.3")), ip("203.0.113.200"))
         };
         let mut asked = 0;

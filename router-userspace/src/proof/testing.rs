@@ -3,7 +3,7 @@
 
 use crate::kernel::admin::{NewLink, write_setting};
 use crate::kernel::{Admin, Kernel, Netlink, Netns};
-use crate::model::{Family, Host, NextHop, PortRange, Route, RouteKind, Rule, RuleAction, Selectors};
+use crate::model::{Attached, Family, Host, NextHop, Ports, Route, RouteKind, Rule, RuleAction, Selectors};
 use fastrand::Rng;
 use std::net::IpAddr;
 
@@ -171,10 +171,14 @@ pub fn rule(rng: &mut Rng, family: Family) -> Rule {
     if one_in(rng, 5) {
         s.ipproto = Some(pick(rng, &[6, 17, if family == Family::Ipv4 { 1 } else { 58 }]));
     }
-    let range = |rng: &mut Rng| pick(rng, &[PortRange { start: 80, end: 443 }, PortRange { start: 53, end: 53 }]);
+    let masked = Ports::Masked { value: 0x0100, mask: 0xff00 };
+    let range = |rng: &mut Rng| pick(rng, &[Ports::Range { start: 80, end: 443 }, Ports::one(53), masked]);
     s.sport = one_in(rng, 9).then(|| range(rng));
     s.dport = one_in(rng, 6).then(|| range(rng));
     s.uidrange = one_in(rng, 15).then(|| pick(rng, &[(0, 0), (1, 1000), (0, 5000)]));
+    if family == Family::Ipv6 && one_in(rng, 9) {
+        s.flowlabel = Some(pick(rng, &[(0x12345, 0xfffff), (0x12000, 0xff000), (0, 0xf)]));
+    }
     s.tun_id = one_in(rng, 20).then_some(7);
     let priority = pick(rng, &[10, 20, 30, 30, 40, 50, 60, 32766, 32800]);
     let action = match rng.u8(..16) {
@@ -193,7 +197,9 @@ pub fn rule(rng: &mut Rng, family: Family) -> Rule {
         action,
         suppress_prefixlength: (table && one_in(rng, 6)).then(|| pick(rng, &[0, 8, 24])),
         suppress_ifgroup: (table && one_in(rng, 9)).then_some(7),
+        realms: (family == Family::Ipv4 && one_in(rng, 9)).then_some(0x1_0002),
         protocol: 3,
+        attached: Attached::default(),
     }
 }
 
@@ -229,6 +235,7 @@ pub fn route(rng: &mut Rng, host: &Host, family: Family) -> Route {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: if family == Family::Ipv6 && one_in(rng, 6) { pick(rng, &[1, 3]) } else { 0 },
         nhid: 0,
         nexthops: if kind == RouteKind::Unicast { (0..hops).map(|_| hop(rng)).collect() } else { Vec::new() },

@@ -100,6 +100,7 @@ mod tests {
             prefsrc: None,
             mtu: None,
             mtu_locked: false,
+            expires: None,
             pref: 0,
             nhid: 0,
             nexthops: vec![NextHop { via: "10.0.0.1".parse().ok(), dev: 3, weight: 1, ..NextHop::default() }],

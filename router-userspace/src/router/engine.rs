@@ -3,13 +3,13 @@
 use super::counters::Counters;
 use super::shadow::Shadow;
 use super::watch::Watch;
-use super::{Options, RouterError};
+use super::{Options, RouterError, expiry};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
 use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact, survey};
 use crate::mirror::{self, MarkClasses};
 use crate::model::Host;
-use crate::policy::{Mode, Policy};
+use crate::policy::{Bypass, Mode, Policy};
 use crate::safety::{self, Facts, Judgement, May, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -209,7 +209,7 @@ impl Engine {
         {
             self.surveyed = Instant::now();
             let facts = facts(fast, &self.host);
-            return Ok(facts != self.facts);
+            return Ok(facts != self.facts || expiry::moved(&mut self.kernel, &self.host.routes)?);
         }
         Ok(false)
     }
@@ -393,6 +393,7 @@ impl Engine {
             mark_classes: self.judgement.mark_classes.clone(),
             marks_in_use: self.judgement.marks_in_use.clone(),
             fallback: self.shadow.as_mut().map(|shadow| shadow.fallen(&self.host.rules)).unwrap_or_default(),
+            bypasses_netfilter: policy.router.bypass.contains(&Bypass::Netfilter),
         };
         let generation = match compile::compile(&self.host, &input, &mut self.slots) {
             Ok(generation) => generation,

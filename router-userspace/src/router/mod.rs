@@ -3,6 +3,7 @@
 pub mod control;
 mod counters;
 mod engine;
+mod expiry;
 mod live;
 mod report;
 mod run_loop;

@@ -44,6 +44,9 @@ pub fn copy(host: &Host, far: &Netns, notes: &mut Notes) -> Result<Vec<OwnedFd>>
         }
     }
     for link in host.links.values() {
+        for altname in &link.altnames {
+            notes.attempt(admin.add_altname(&link.name, altname));
+        }
         if link.group != 0 {
             notes.attempt(admin.set_group(&link.name, link.group));
         }

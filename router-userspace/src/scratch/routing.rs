@@ -32,7 +32,7 @@ fn routes(host: &Host, kernel: &mut dyn Kernel, notes: &mut Notes) -> Result<()>
         let settled = surplus.is_empty() && missing.is_empty() && its_own.is_empty();
         let mut failed = Vec::new();
         failed.extend(surplus.into_iter().filter_map(|route| kernel.delete_route(route).err()));
-        failed.extend(missing.into_iter().filter_map(|route| kernel.add_route(route).err()));
+        failed.extend(missing.into_iter().filter_map(|route| add(kernel, route).err()));
         if late {
             // As near as it gets: with another metric.
             failed.extend(its_own.into_iter().filter_map(|route| kernel.add_route(route).err()));
@@ -54,11 +54,21 @@ fn only_the_kernel_makes(route: &Route) -> bool {
 }
 
 /// A route without what belongs to the moment: next-hop objects become their next hops, dead ones will show as such.
+/// Adds a route. What the gateway was reached by may be gone since: then it is on the link because the original says so.
+fn add(kernel: &mut dyn Kernel, route: &Route) -> Result<()> {
+    kernel.add_route(route).or_else(|error| {
+        let mut onlink = route.clone();
+        onlink.nexthops.iter_mut().filter(|hop| hop.via.is_some()).for_each(|hop| hop.onlink = true);
+        kernel.add_route(&onlink).map_err(|_| error)
+    })
+}
+
 fn plain(route: &Route) -> Route {
     let mut route = route.clone();
     route.nhid = 0;
+    route.expires = None;
     for hop in &mut route.nexthops {
-        (hop.dead, hop.linkdown) = (false, false);
+        (hop.dead, hop.linkdown, hop.onlink, hop.realms) = (false, false, false, 0);
     }
     route
 }

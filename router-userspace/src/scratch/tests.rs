@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 /// nobody answers for are left out.
 fn comparable(mut host: Host) -> Host {
     for link in host.links.values_mut() {
-        (link.kind, link.lower, link.master) = (String::new(), None, None);
+        (link.kind, link.lower, link.master, link.lower_elsewhere) = (String::new(), None, None, false);
     }
     // Under load the kernel keeps the anycast address of a network that it forwards for no more. Nobody else can make such a
     // route: the copy's has a metric.
     for route in host.routes.iter_mut().filter(|route| route.kind == RouteKind::Anycast) {
         route.metric = 0;
     }
+    host.routes.iter_mut().flat_map(|route| &mut route.nexthops).for_each(|hop| hop.onlink = false);
     host.routes.sort();
     host.addresses.sort();
     host.neighbours.retain(|n| n.state == NeighbourState::Permanent);

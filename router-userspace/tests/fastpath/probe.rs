@@ -3,6 +3,7 @@
 use crate::packets::{Ip, TCP, both, ipv4, ipv6};
 use crate::support::*;
 use router_common::layout::*;
+use router_common::packet::FLOW_CLASS_SHIFT;
 use router_common::verdict::{PassReason, Verdict};
 use std::time::Duration;
 use wayfork::fastpath::{Context, ethernet_frame};
@@ -251,7 +252,7 @@ fn selectors() {
             let (from, from_mask) = words_of(from);
             let (to, to_mask) = words_of(to);
             let full = RuleEntry {
-                flags: RULE_MARK | RULE_FROM | RULE_TO | RULE_IPPROTO | RULE_SPORT | RULE_DPORT | RULE_DSFIELD,
+                flags: RULE_MARK | RULE_FROM | RULE_TO | RULE_IPPROTO | RULE_SPORT | RULE_DPORT | RULE_FLOW,
                 mark: 0x0500,
                 mark_mask: 0xff00,
                 from,
@@ -260,8 +261,8 @@ fn selectors() {
                 to_mask,
                 sport: [999, 1000],
                 dport: [53, 53],
-                dsfield: 0xb8,
-                dsfield_mask: 0xfc,
+                flow: 0xb8 << FLOW_CLASS_SHIFT,
+                flow_mask: 0xfc << FLOW_CLASS_SHIFT,
                 ipproto: 17,
                 ..rule(ACT_BLACKHOLE, 0)
             };
@@ -300,9 +301,9 @@ fn fragments() {
         let mut router = Router::new();
         for fragment in [0x2000, 0x0010, 0x2010] {
             let packet = Ip { fragment, ..ipv4() };
-            router.change(|generation| generation.needs_ports = false);
+            router.change(|generation| generation.fragments = FRAGMENTS_DECIDE);
             assert_eq!(router.ask(&packet), Told::Redirect(router.wan));
-            router.change(|generation| generation.needs_ports = true);
+            router.change(|generation| generation.fragments = FRAGMENTS_PASS);
             assert_eq!(router.ask(&packet), Told::Pass(PassReason::Fragment));
             assert_eq!(router.ask(&Ip { fragment: 0x4000, ..packet }), Told::Redirect(router.wan));
         }

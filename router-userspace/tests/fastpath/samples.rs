@@ -3,6 +3,7 @@
 use crate::packets::{TCP, both, ipv4};
 use crate::support::*;
 use router_common::layout::*;
+use router_common::packet::FLOW_CLASS_SHIFT;
 use router_common::verdict::{Action, PassReason, Verdict};
 use wayfork::compile::words;
 use wayfork::fastpath::{Context, Samples, ethernet_frame};
@@ -49,7 +50,7 @@ fn every_decided_packet_is_told_of_as_it_came_in() {
             );
             assert_eq!((sample.generation, sample.iif), (GENERATION, router.lan));
             assert_eq!((sample.mark, sample.decision.mark), (0, 5), "before and after");
-            assert_eq!((sample.ipproto, sample.dsfield), (TCP, 0xb9));
+            assert_eq!((sample.ipproto, sample.flow >> FLOW_CLASS_SHIFT), (TCP, 0xb9));
             let bytes = packet.bytes();
             let (family, addresses, ports) = match bytes[0] >> 4 {
                 4 => (4, &bytes[12..20], &bytes[20..24]),
@@ -127,7 +128,7 @@ fn what_a_rule_in_fallback_decides_is_not_redirected() {
         router.change(|generation| generation.rules[0].flags = 0);
         router.carry(&ipv4().dsfield(0x20));
         assert_eq!(router.passed(PassReason::ShadowDisagreed), 1);
-        assert!(samples.next_waiting().is_some_and(|sample| sample.dsfield == 0x20));
+        assert!(samples.next_waiting().is_some_and(|sample| sample.flow >> FLOW_CLASS_SHIFT == 0x20));
         assert!(samples.next_waiting().is_none());
     });
 }

@@ -51,7 +51,7 @@ pub fn zeroed<T: bytemuck::Zeroable>() -> T {
 
 /// A rule without selectors.
 pub fn rule(action: u32, target: u32) -> RuleEntry {
-    RuleEntry { action, target, suppress_prefixlength: -1, ..zeroed() }
+    RuleEntry { action, target, suppress_prefixlength: -1, suppress_ifgroup: NO_GROUP, ..zeroed() }
 }
 
 /// A unicast route by `oif`.

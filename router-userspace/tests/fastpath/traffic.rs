@@ -98,7 +98,7 @@ fn what_is_the_stacks_alone_stays_there() {
         let fragment = Ip { fragment: 0x2000, ..ipv4() };
         router.send(&fragment);
         assert_eq!(router.gateway.receive(), Some(at_the_gateway(fragment.forwarded())));
-        router.change(|generation| generation.needs_ports = true);
+        router.change(|generation| generation.fragments = FRAGMENTS_PASS);
         router.refused(&good(&fragment), PassReason::Fragment);
         router.fast.set_neighbour(wayfork::compile::neighbour_key(router.wan, addr("fe80::1")), None).unwrap();
         router.refused(&good(&ipv6()), PassReason::Neighbour);

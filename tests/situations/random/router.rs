@@ -6,7 +6,7 @@ use fastrand::Rng;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use wayfork::kernel::{Admin, Kernel};
-use wayfork::model::{Family, NextHop, PortRange, Route, RouteKind, Rule, RuleAction, Selectors, TABLE_LOCAL};
+use wayfork::model::{Family, NextHop, Ports, Route, RouteKind, Rule, RuleAction, Selectors, TABLE_LOCAL};
 use wayfork_tests::rig::{Kind, Rig};
 
 /// One router, before it is built.
@@ -171,9 +171,9 @@ impl Plan {
             s.dscp = Some((pick(rng, &[46, 8, 0]), 0x3f));
         }
         s.ipproto = one_in(rng, 6).then(|| pick(rng, &[6, 17, if family == Family::Ipv4 { 1 } else { 58 }]));
-        s.sport = one_in(rng, 12).then_some(PortRange { start: 4000, end: 4001 });
-        s.dport =
-            one_in(rng, 6).then(|| pick(rng, &[PortRange { start: 80, end: 443 }, PortRange { start: 53, end: 53 }]));
+        s.sport = one_in(rng, 12).then_some(Ports::Range { start: 4000, end: 4001 });
+        s.dport = one_in(rng, 6)
+            .then(|| pick(rng, &[Ports::Range { start: 80, end: 443 }, Ports::Range { start: 53, end: 53 }]));
         s.uidrange = one_in(rng, 20).then_some((0, 1000));
         let priority = pick(rng, &[10, 20, 30, 30, 40, 50, 60, 32766, 32800]);
         let action = match rng.u8(..16) {
@@ -247,6 +247,7 @@ impl Plan {
             mtu_locked: false,
             pref: 0,
             nhid: 0,
+            expires: None,
             nexthops: vec![hop],
         }
     }

@@ -97,6 +97,10 @@ fn question(packet: &crate::proof::PacketView) -> String {
     option("sport", (packet.sport != 0).then(|| packet.sport.to_string()));
     option("dport", (packet.dport != 0).then(|| packet.dport.to_string()));
     option("dscp", (packet.dscp != 0).then(|| packet.dscp.to_string()));
+    option("flowlabel", (packet.flowlabel != 0).then(|| format!("{:#x}", packet.flowlabel)));
+    if packet.fragment {
+        command += " --fragment";
+    }
     command
 }
 

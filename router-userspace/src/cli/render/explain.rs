@@ -82,6 +82,12 @@ pub fn packet(packet: &PacketView) -> String {
     if packet.dscp != 0 {
         line += &format!(", dscp {}", packet.dscp);
     }
+    if packet.flowlabel != 0 {
+        line += &format!(", flow label {:#x}", packet.flowlabel);
+    }
+    if packet.fragment {
+        line += ", a fragment";
+    }
     line
 }
 
@@ -265,6 +271,8 @@ mod tests {
                 sport: 1,
                 dport: 2,
                 dscp: 0,
+                flowlabel: 0,
+                fragment: false,
             },
             ebpf: Some(FastView {
                 verdict: Some("forward".into()),

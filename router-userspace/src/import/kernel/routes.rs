@@ -21,15 +21,11 @@ impl Import<'_> {
         let mut slots = HashSet::new();
         for route in &host.routes {
             let wanted = match route.table {
-                0 | TABLE_LOCAL => false,
-                TABLE_MAIN | TABLE_DEFAULT => matches!(route.protocol, BOOT | STATIC | OWN_PROTOCOL),
+                0 => false,
+                TABLE_LOCAL | TABLE_MAIN | TABLE_DEFAULT => matches!(route.protocol, BOOT | STATIC | OWN_PROTOCOL),
                 _ => route.protocol != KERNEL,
             };
-            let known = !matches!(
-                route.kind,
-                RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast
-            );
-            if !wanted || !known {
+            if !wanted {
                 continue;
             }
             let what = self.describe(route);
@@ -39,7 +35,7 @@ impl Import<'_> {
                     _ => false,
                 };
                 self.verify(&section, same)?;
-                if slots.insert((route.family, route.table, route.dst, route.metric)) {
+                if slots.insert((route.family, route.table, route.dst, route.tos, route.metric)) {
                     Ok(section)
                 } else {
                     Err("another route has the same destination and metric".to_owned())
@@ -55,10 +51,11 @@ impl Import<'_> {
     fn route(&self, route: &Route) -> Result<Section, String> {
         let unsaid = [
             (route.src.is_some_and(|src| src.prefix_len() > 0), "it is for some sources only"),
-            (route.tos != 0, "it is for one TOS only"),
             (route.mtu_locked, "its mtu is locked"),
             (route.pref != 0, "it has a router preference"),
-            (route.nexthops.iter().any(|hop| hop.encap), "it wraps the packet or gives it a realm"),
+            (route.nexthops.iter().any(|hop| hop.encap), "it wraps the packet"),
+            (route.nexthops.iter().any(|hop| hop.realms != 0), "it has realms"),
+            (route.expires.is_some(), "it is there for some time only"),
         ];
         if let Some((_, why)) = unsaid.iter().find(|(is, _)| *is) {
             return Err((*why).to_owned());
@@ -66,13 +63,15 @@ impl Import<'_> {
         let mut section = Section::new("route");
         section.comment(format!("owner: {}", protocol_name(route.protocol)));
         if route.nhid != 0 {
-            section.comment(format!("by next-hop object {}, whose way out is written down here", route.nhid));
+            let ways: Vec<String> = route.nexthops.iter().map(|hop| self.way(hop)).collect();
+            section.comment(format!("next-hop object {}:{}", route.nhid, ways.join(",")));
         }
         let learned = matches!(protocol_name(route.protocol).as_str(), "dhcp" | "ra");
         if learned && route.nexthops.iter().any(|hop| hop.via.is_some()) {
             section.comment("via = \"learned\" would follow the gateway that is announced");
         }
-        if route.table != TABLE_MAIN {
+        let of_this_host = matches!(route.kind, RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast);
+        if route.table != if of_this_host { TABLE_LOCAL } else { TABLE_MAIN } {
             section.line("table", self.tables.value(route.table));
         }
         let default = route.dst.prefix_len() == 0;
@@ -81,12 +80,22 @@ impl Import<'_> {
             Family::Ipv4 => route.nexthops.iter().all(|hop| hop.via.is_none_or(|via| via.is_ipv4())),
             Family::Ipv6 => true,
         };
-        let addressed = !default || route.prefsrc.is_some() || route.nexthops.iter().any(|hop| hop.via.is_some());
+        let addressed =
+            !default || route.tos != 0 || route.prefsrc.is_some() || route.nexthops.iter().any(|hop| hop.via.is_some());
         if !addressed || !evident(route.family) {
             section.line("family", quoted(&route.family.to_string()));
         }
         if route.kind != RouteKind::Unicast {
             section.line("type", quoted(route.kind.name()));
+        }
+        if route.tos != 0 {
+            section.line("tos", format!("{:#04x}", route.tos));
+        }
+        if matches!(route.kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::Throw)
+        {
+            // No way out to tell of.
+        } else if route.nhid != 0 {
+            section.line("nhid", route.nhid.to_string());
         } else if let [hop] = route.nexthops.as_slice() {
             for (key, value) in self.hop(hop)? {
                 section.line(key, value);
@@ -133,15 +142,24 @@ impl Import<'_> {
                 && (said.weight == hop.weight || route.nexthops.len() == 1)
                 && said.onlink == hop.onlink
         });
-        // The kernel names the loopback for the types without a way out in IPv6.
-        let out = said.kind != RouteKind::Unicast || said.nexthops.len() == route.nexthops.len() && hops;
+        let nowhere =
+            matches!(said.kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::Throw);
+        let out = nowhere || said.nhid.is_some() || said.nexthops.len() == route.nexthops.len() && hops;
         out && said.family == route.family
             && said.table == route.table
             && said.to == route.dst
             && said.kind == route.kind
+            && said.tos == route.tos
+            && said.nhid.unwrap_or(0) == route.nhid
             && said.metric.unwrap_or(default_metric(route.family)) == route.metric
             && said.src == route.prefsrc
             && said.mtu == route.mtu
+    }
+
+    /// A next hop in words.
+    fn way(&self, hop: &NextHop) -> String {
+        let via = hop.via.map(|via| format!(" via {via}")).unwrap_or_default();
+        format!("{via} dev {}", self.host.link_name(hop.dev))
     }
 
     fn describe(&self, route: &Route) -> String {

@@ -3,7 +3,7 @@
 use super::super::write::{Section, quoted};
 use super::Import;
 use crate::model::{
-    Family, OWN_PROTOCOL, PortRange, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
+    FLOWLABEL_MASK, Family, OWN_PROTOCOL, Ports, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
     display_rules, protocol_name,
 };
 use crate::policy::{Policy, ipproto_name};
@@ -87,6 +87,9 @@ impl Import<'_> {
         if let Some(unknown) = rules.iter().find_map(|rule| rule.selectors.unknown.first()) {
             return Err(format!("its selector {unknown} is not known to Wayfork"));
         }
+        if rules.iter().any(|rule| rule.realms.is_some()) {
+            return Err("a policy file has no realms".to_owned());
+        }
         let section = self.section(priority, rules, first, first.selectors.not);
         let wanted = |family| rules.iter().copied().filter(move |rule| rule.family == family);
         self.verify(&section, |policy| {
@@ -135,7 +138,10 @@ impl Import<'_> {
         };
         let range =
             |(start, end): (u32, u32)| if start == end { start.to_string() } else { quoted(&format!("{start}-{end}")) };
-        let ports = |range_of: PortRange| range((range_of.start.into(), range_of.end.into()));
+        let ports = |ports: Ports| match ports {
+            Ports::Range { start, end } => range((start.into(), end.into())),
+            masked @ Ports::Masked { .. } => quoted(&masked.to_string()),
+        };
         section.list("iif", each(&|rule| Some(quoted(rule.selectors.iif.as_ref()?))));
         section.list("oif", each(&|rule| Some(quoted(rule.selectors.oif.as_ref()?))));
         section.list(
@@ -164,6 +170,17 @@ impl Import<'_> {
         );
         section.list("sport", each(&|rule| Some(ports(rule.selectors.sport?))));
         section.list("dport", each(&|rule| Some(ports(rule.selectors.dport?))));
+        section.list(
+            "flowlabel",
+            each(&|rule| {
+                let (label, mask) = rule.selectors.flowlabel?;
+                Some(if mask == FLOWLABEL_MASK {
+                    format!("{label:#x}")
+                } else {
+                    quoted(&format!("{label:#x}/{mask:#x}"))
+                })
+            }),
+        );
         section.list("uidrange", each(&|rule| Some(range(rule.selectors.uidrange?))));
         if rules.iter().any(|rule| rule.selectors.l3mdev) {
             section.line("l3mdev", "true");

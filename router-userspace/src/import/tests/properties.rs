@@ -1,6 +1,7 @@
 //! Whatever rules a host has: the file says exactly those that are not left out.
 
 use super::*;
+use crate::model::Attached;
 use proptest::prelude::*;
 
 fn selectors(family: Family) -> impl Strategy<Value = Selectors> {
@@ -17,7 +18,10 @@ fn selectors(family: Family) -> impl Strategy<Value = Selectors> {
     let ports = || {
         proptest::option::weighted(
             0.2,
-            (1u16..5, 0u16..3).prop_map(|(start, more)| PortRange { start, end: start + more }),
+            prop_oneof![
+                (1u16..5, 0u16..3).prop_map(|(start, more)| Ports::Range { start, end: start + more }),
+                Just(Ports::Masked { value: 0x100, mask: 0xff00 }),
+            ],
         )
     };
     let tos = proptest::sample::select(match family {
@@ -28,24 +32,30 @@ fn selectors(family: Family) -> impl Strategy<Value = Selectors> {
     let proto = proptest::option::weighted(0.2, proptest::sample::select(vec![6u8, 17, 99]));
     let uids = proptest::option::weighted(0.1, (0u32..3, 0u32..2).prop_map(|(start, more)| (start, start + more)));
     let unknown = proptest::sample::select(vec![vec![], vec![], vec![], vec![], vec![], vec!["flow".to_owned()]]);
+    let label =
+        proptest::option::weighted(0.1, proptest::sample::select(vec![(0x12345, 0xf_ffff), (0x12000, 0xf_f000)]));
+    let label = label.prop_map(move |label| label.filter(|_| family == Family::Ipv6));
     let first = (any::<bool>(), name(), name(), mark, net(), net(), tos);
-    (first, dscp, proto, ports(), ports(), uids, unknown).prop_map(
-        |((not, iif, oif, fwmark, from, to, tos), dscp, ipproto, sport, dport, uidrange, unknown)| Selectors {
-            not,
-            iif,
-            oif,
-            fwmark,
-            from,
-            to,
-            tos,
-            dscp,
-            ipproto,
-            sport,
-            dport,
-            uidrange,
-            l3mdev: false,
-            tun_id: None,
-            unknown,
+    (first, dscp, proto, ports(), ports(), uids, unknown, label).prop_map(
+        |((not, iif, oif, fwmark, from, to, tos), dscp, ipproto, sport, dport, uidrange, unknown, flowlabel)| {
+            Selectors {
+                not,
+                iif,
+                oif,
+                fwmark,
+                from,
+                to,
+                tos,
+                dscp,
+                ipproto,
+                sport,
+                dport,
+                flowlabel,
+                uidrange,
+                l3mdev: false,
+                tun_id: None,
+                unknown,
+            }
         },
     )
 }
@@ -66,7 +76,9 @@ fn rule(family: Family) -> impl Strategy<Value = Rule> {
             action,
             suppress_prefixlength: suppress,
             suppress_ifgroup: None,
+            realms: None,
             protocol,
+            attached: Attached::default(),
         },
     )
 }

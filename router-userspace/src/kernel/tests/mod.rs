@@ -68,7 +68,7 @@ fn settle(namespace: &Netns) {
     }
 }
 
-fn netlink(namespace: &Netns) -> Netlink {
+pub(super) fn netlink(namespace: &Netns) -> Netlink {
     namespace.run(Netlink::open).unwrap().unwrap()
 }
 

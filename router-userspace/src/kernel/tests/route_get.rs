@@ -3,7 +3,7 @@
 use super::{ip, namespace, netlink, settle, two_links};
 use crate::kernel::admin::write_setting;
 use crate::kernel::{Admin, Kernel, Netns, RouteAnswer, RouteQuery};
-use crate::model::{Family, NextHop, PortRange, Route, RouteKind, Rule, RuleAction, Selectors};
+use crate::model::{Family, NextHop, Ports, Route, RouteKind, Rule, RuleAction, Selectors};
 use router_common::verdict::Verdict;
 use std::net::IpAddr;
 
@@ -17,6 +17,7 @@ fn query(to: &str, from: Option<&str>, iif: Option<u32>) -> RouteQuery {
         sport: None,
         dport: None,
         dscp: 0,
+        flowlabel: 0,
     }
 }
 
@@ -50,7 +51,7 @@ fn each_part_of_the_question_is_heard() {
     let (a0, a1) = router(&namespace);
     let mut kernel = netlink(&namespace);
     let base = Selectors::default;
-    let port = |port| Some(PortRange { start: port, end: port });
+    let port = |port| Some(Ports::Range { start: port, end: port });
     for family in Family::BOTH {
         let (to, from, via) = match family {
             Family::Ipv4 => ("8.8.8.8", "10.0.0.7", "10.0.1.254"),

@@ -22,6 +22,7 @@ pub(super) fn unicast(family: Family, table: u32, via: Option<IpAddr>, dev: u32)
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: vec![NextHop { via, dev: dev.max(1), weight: 1, ..Default::default() }],

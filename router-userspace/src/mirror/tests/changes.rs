@@ -46,7 +46,8 @@ prop_compose! {
         let nexthops = if kind == RouteKind::Unicast { vec![hop] } else { vec![] };
         Route {
             family, table, dst, kind, metric, protocol, mtu, nexthops,
-            src: None, tos: 0, scope: 0, prefsrc: None, mtu_locked: false, pref: 0, nhid: 0,
+            src: None, tos: 0, scope: 0, prefsrc: None, mtu_locked: false,
+        expires: None, pref: 0, nhid: 0,
         }
     }
 }
@@ -323,6 +324,7 @@ fn a_replaced_route_is_never_missing() {
             scope: 253,
             prefsrc: None,
             mtu_locked: false,
+            expires: None,
             pref: 0,
             nhid: 0,
         }

@@ -350,3 +350,48 @@ fn a_hundred_thousand_rules() {
         assert!(removed.as_secs() < 60, "planned {planned:?}, added {added:?}, read {read:?}, removed {removed:?}");
     });
 }
+
+#[test]
+fn the_whole_language_of_rules_and_routes_is_there_once_and_goes_again() {
+    in_namespace(|_, kernel| {
+        let before = kernel.host().unwrap();
+        // What this kernel does not have is refused by `desired`, which has a test of its own.
+        let newer = if before.lacks.is_empty() {
+            "[[rule]]\npriority = 30\nsport = \"0x1000/0xf000\"\ndscp = \"8/0x38\"\ntable = 7\n\
+             [[rule]]\npriority = 31\nflowlabel = \"0x12000/0xff000\"\ntable = 7\n"
+        } else {
+            ""
+        };
+        let text = format!(
+            "{newer}[[rule]]\npriority = 32\nuidrange = \"0-1000\"\ntun_id = 5\noif = \"eth1\"\nsuppress_ifgroup = 3\ntable = 7\n\
+            [[route]]\nto = \"10.9.0.0/16\"\ntype = \"local\"\ndev = \"lo\"\n\
+            [[route]]\nto = \"fd09::/64\"\ntype = \"local\"\ndev = \"lo\"\n\
+            [[route]]\nto = \"10.8.0.255\"\ntype = \"broadcast\"\ndev = \"eth0\"\n\
+            [[route]]\nto = \"fd00::9\"\ntype = \"anycast\"\ndev = \"eth0\"\n\
+            [[route]]\nto = \"239.0.0.0/8\"\ntype = \"multicast\"\ndev = \"eth0\"\ntable = 9\n\
+            [[route]]\nto = \"default\"\ntos = 0x10\nvia = \"10.0.0.1\"\ntable = 9\n\
+            [[route]]\nto = \"default\"\nvia = \"10.0.0.1\"\ntable = 9\n"
+        );
+        let policy = read(&text);
+        install(kernel, &policy, &MarkClasses::default());
+        assert_nothing_to_do(kernel, &policy, &MarkClasses::default());
+        // What is there is written back as the same file.
+        let host = kernel.host().unwrap();
+        let imported = crate::import::kernel::import(&host, &TableNames::default());
+        let again = read(&imported.text);
+        let routes = |policy: &Policy| {
+            let mut all: Vec<_> =
+                policy.routes.iter().map(|r| (r.family, r.table, r.to, r.kind, r.tos, r.nexthops.len())).collect();
+            all.sort();
+            all
+        };
+        let said = routes(&again);
+        for route in routes(&policy) {
+            assert!(said.contains(&route), "{route:?} is missing:\n{}", imported.text);
+        }
+        assert_eq!(again.rpdb().cloned().collect::<Vec<_>>(), policy.rpdb().cloned().collect::<Vec<_>>());
+        remove_all(kernel, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(own(kernel), (Vec::new(), Vec::new()));
+        assert_eq!(kernel.rules().unwrap(), before.rules);
+    });
+}

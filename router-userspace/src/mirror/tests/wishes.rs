@@ -28,6 +28,7 @@ fn route(family: Family, dst: &str, via: Option<&str>, dev: u32, protocol: u8, m
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
     }
@@ -243,4 +244,29 @@ fn what_stands_against_it_is_said() {
          whichever was added first goes first; give it another priority"
         ]
     );
+}
+
+#[test]
+fn what_the_kernel_would_take_no_notice_of_is_not_installed() {
+    use crate::model::RuleFeature;
+    let mut host = host();
+    host.lacks.extend([RuleFeature::Flowlabel, RuleFeature::PortMask]);
+    let text = "[[rule]]\npriority = 10\nflowlabel = 5\ntable = 7\n[[rule]]\npriority = 20\ndscp = 46\ntable = 7";
+    let wish = wish(text, &host);
+    assert_eq!(wish.rules.len(), 2, "dscp it has");
+    assert_eq!(
+        wish.check().unwrap_err().to_string(),
+        "ipv6 priority 10 from all flowlabel 0x5 lookup 7 (p.toml:1): this kernel takes no notice of `flowlabel` in a rule; \
+         Linux 6.14 and later do; take the rule out"
+    );
+}
+
+#[test]
+fn a_route_waits_for_its_next_hop_object() {
+    let mut host = host();
+    let text = "[[route]]\nto = \"10.7.0.0/16\"\nnhid = 5";
+    assert_eq!(reasons(&wish(text, &host)), [Reason::NoObject(5)]);
+    host.nexthop_objects.insert(5);
+    let wish = wish(text, &host);
+    assert_eq!((wish.routes[0].item.nhid, wish.waiting.len()), (5, 0));
 }

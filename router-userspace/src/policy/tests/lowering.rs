@@ -1,7 +1,7 @@
 //! What the statements of the file become in the kernel.
 
 use super::*;
-use crate::model::{OWN_PROTOCOL, PortRange};
+use crate::model::{OWN_PROTOCOL, Ports};
 
 #[test]
 fn the_sample_of_the_contract() {
@@ -63,7 +63,7 @@ table    = "isp2"
     assert_eq!((route.family, route.table, route.at.as_str()), (Family::Ipv4, 111, "p.toml:11"));
     assert_eq!(policy.marks.len(), 2 * 2 * 2, "two families, two interfaces, two ranges");
     assert!(policy.marks.iter().all(|mark| mark.rule.statement == 0 && mark.at == "p.toml:16"));
-    assert_eq!(policy.marks[1].rule.selectors.dport, Some(PortRange { start: 443, end: 444 }));
+    assert_eq!(policy.marks[1].rule.selectors.dport, Some(Ports::Range { start: 443, end: 444 }));
     assert_eq!((policy.marks[0].rule.value, policy.marks[0].rule.mask), (0x20, 0xff));
 }
 
@@ -216,4 +216,42 @@ fn more_rules_than_the_kernel_can_bear_are_refused_at_once() {
     assert!(errors(&text).starts_with("1:1: with this rule the file comes to more than 500000 rules"));
     let text = format!("[[mark]]\nset = 1\nfrom = [{list}]\nto = [{list}]\nfwmark = [1, 2]");
     assert!(errors(&text).starts_with("1:1: with this [[mark]] the file comes to more than 500000 alternatives"));
+}
+
+#[test]
+fn ports_and_flow_labels_under_masks() {
+    let text = "[[rule]]\npriority = 10\nsport = [\"0x1000/0xf000\", \"443/0xffff\"]\ndport = \"80-90\"\ntable = 5\n\
+        [[rule]]\npriority = 20\nflowlabel = [0x12345, \"0x12000/0xff000\"]\ntable = 5";
+    assert_eq!(
+        rules(text),
+        "ipv4 priority 10 from all sport 0x1000/0xf000 dport 80-90 lookup 5\n\
+         ipv4 priority 10 from all sport 443 dport 80-90 lookup 5\n\
+         ipv6 priority 10 from all sport 0x1000/0xf000 dport 80-90 lookup 5\n\
+         ipv6 priority 10 from all sport 443 dport 80-90 lookup 5\n\
+         ipv6 priority 20 from all flowlabel 0x12345 lookup 5\n\
+         ipv6 priority 20 from all flowlabel 0x12000/0xff000 lookup 5\n"
+    );
+}
+
+#[test]
+fn routes_of_every_type_by_tos_and_by_next_hop_object() {
+    use crate::model::RouteKind;
+    let text = "[[route]]\nto = \"10.9.0.0/16\"\ntype = \"local\"\ndev = \"lo\"\n\
+        [[route]]\nto = \"10.8.0.255\"\ntype = \"broadcast\"\ndev = \"eth0\"\n\
+        [[route]]\nto = \"fd00::9\"\ntype = \"anycast\"\ndev = \"eth0\"\n\
+        [[route]]\nto = \"239.0.0.0/8\"\ntype = \"multicast\"\ndev = \"eth0\"\ntable = 9\n\
+        [[route]]\nto = \"default\"\ntos = 0x10\nvia = \"10.0.0.1\"\ntable = 9\n\
+        [[route]]\nto = \"10.7.0.0/16\"\nnhid = 5";
+    let told: Vec<_> = policy(text).routes.iter().map(|r| (r.kind, r.table, r.tos, r.nhid)).collect();
+    assert_eq!(
+        told,
+        [
+            (RouteKind::Local, 255, 0, None),
+            (RouteKind::Broadcast, 255, 0, None),
+            (RouteKind::Anycast, 255, 0, None),
+            (RouteKind::Multicast, 9, 0, None),
+            (RouteKind::Unicast, 9, 0x10, None),
+            (RouteKind::Unicast, 254, 0, Some(5)),
+        ]
+    );
 }

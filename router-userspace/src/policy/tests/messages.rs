@@ -18,7 +18,7 @@ fn of_keys() {
         ),
         (
             "[[rule]]\nprioritty = 5\ntable = 5\ncolour = 1",
-            "2:1: [[rule]] has no key `prioritty` (did you mean `priority`?)\n4:1: [[rule]] has no key `colour` ([[rule]] knows name, priority, family, not, iif, oif, fwmark, from, to, tos, dscp, ipproto, sport, dport, uidrange, l3mdev, tun_id, table, action, goto, suppress_prefixlength, suppress_ifgroup)",
+            "2:1: [[rule]] has no key `prioritty` (did you mean `priority`?)\n4:1: [[rule]] has no key `colour` ([[rule]] knows name, priority, family, not, iif, oif, fwmark, from, to, tos, dscp, ipproto, sport, dport, flowlabel, uidrange, l3mdev, tun_id, table, action, goto, suppress_prefixlength, suppress_ifgroup)",
         ),
         ("[roter]\n", "1:2: a policy has no section `roter` (did you mean [router]?)"),
         (
@@ -177,11 +177,11 @@ fn of_selectors() {
     for (line, expected) in [
         (
             "dport = [0, 65535, \"9-8\", 70000, \"x\"]",
-            "4:10: port 0 and 65535 cannot be matched (ports go from 1 to 65534; a range is \"443-444\")\n\
-             4:13: port 0 and 65535 cannot be matched (ports go from 1 to 65534; a range is \"443-444\")\n\
+            "4:10: port 0 and 65535 cannot be matched (ports go from 1 to 65534; a range is \"443-444\", ports under a mask \"0x1000/0xf000\")\n\
+             4:13: port 0 and 65535 cannot be matched (ports go from 1 to 65534; a range is \"443-444\", ports under a mask \"0x1000/0xf000\")\n\
              4:20: the range of ports ends before it starts: 9-8 (write \"8-9\")\n\
-             4:27: a port has 16 bits (ports go from 1 to 65534; a range is \"443-444\")\n\
-             4:34: `x` is no port and no range (ports go from 1 to 65534; a range is \"443-444\")",
+             4:27: a port has 16 bits (ports go from 1 to 65534; a range is \"443-444\", ports under a mask \"0x1000/0xf000\")\n\
+             4:34: `x` is no port and no range (ports go from 1 to 65534; a range is \"443-444\", ports under a mask \"0x1000/0xf000\")",
         ),
         ("ipproto = \"tpc\"", "4:11: `tpc` is no protocol (did you mean \"tcp\"?)"),
         ("ipproto = 0", "4:11: 0 cannot be matched as a protocol (it goes from 1 to 255)"),
@@ -329,4 +329,40 @@ fn of_files_that_are_no_text() {
     assert_eq!(missing[0].line, None);
     let folder = load(dir.path(), &TableNames::default()).unwrap_err().errors;
     assert_eq!(folder[0].message, "cannot read it: is a directory");
+}
+
+#[test]
+fn of_masks_flow_labels_and_route_types() {
+    golden(&[
+        (
+            "[[rule]]\npriority = 1\ndport = [\"0x1234/0xff00\", \"0/0xff\", \"5/0\"]\ntable = 5",
+            "3:10: the port has bits outside of its mask (write \"0x1200/0xff00\")\n\
+             3:27: port 0 cannot be matched, under a mask neither (ports go from 1 to 65534; a range is \"443-444\", ports under a mask \"0x1000/0xf000\")\n\
+             3:37: a mask of 0 compares nothing (leave `dport` out to match all)",
+        ),
+        (
+            "[[rule]]\npriority = 1\nfrom = \"10.0.0.0/8\"\nflowlabel = 5\ntable = 5",
+            "4:13: `flowlabel` is a selector of IPv6, and this is about IPv4 alone (take it away, or the IPv4 addresses and the line with `family`)",
+        ),
+        (
+            "[[rule]]\npriority = 1\nflowlabel = 0x100000\ntable = 5",
+            "3:13: no such flow label (a flow label has 20 bits: 0x12345, or \"0x12000/0xff000\")",
+        ),
+        (
+            "[[route]]\nto = \"10.0.0.0/8\"\ntype = \"local\"\nvia = \"10.0.0.1\"",
+            "4:1: a route of type local stays on its device, so it has no `via` (take `via` or `type` away)",
+        ),
+        (
+            "[[route]]\nto = \"10.0.0.0/8\"\ntype = \"anycast\"\ndev = \"eth0\"",
+            "2:6: `type` is IPv6, but `to` is IPv4 (anycast is IPv6's)",
+        ),
+        (
+            "[[route]]\nto = \"default\"\nnhid = 5",
+            "3:8: a next-hop object is of one family, and the route does not say which (add family = \"ipv4\" or family = \"ipv6\")",
+        ),
+        (
+            "[[route]]\nto = \"default\"\ntos = 0x20\ndev = \"eth0\"",
+            "3:7: no packet has the TOS 0x20: three bits are compared (0x04 to 0x1c, in steps of 4)",
+        ),
+    ]);
 }

@@ -42,6 +42,8 @@ pub struct Flow {
     ipproto: u8,
     sport: u16,
     dport: u16,
+    /// IPv6, 20 bits.
+    flowlabel: u32,
     /// A forwarded packet belongs to uid 0 (`sock_net_uid(net, NULL)`).
     uid: u32,
 }
@@ -210,7 +212,10 @@ impl Walker<'_> {
     /// `ip6_route_input_lookup` (net/ipv6/route.c); what `ip6_rcv` and `ip6_forward` refuse besides is told in the note.
     fn input6(&self, packet: &Packet, reference: &mut Reference) {
         let flow = self.flow(packet);
-        let ends = self.walk(&flow, &mut reference.trail);
+        let mut ends = self.walk(&flow, &mut reference.trail);
+        if packet.iif.is_some() && self.may_skip_rules6() {
+            ends.insert(0, self.lookup_without_rules6(&flow));
+        }
         for end in ends {
             self.finish(end, reference, |kind, _| match kind {
                 RouteKind::Unicast => vec![Verdict::Forward],
@@ -286,6 +291,7 @@ impl Walker<'_> {
             ipproto: packet.ipproto,
             sport: if packet.has_ports() { packet.sport } else { 0 },
             dport: if packet.has_ports() { packet.dport } else { 0 },
+            flowlabel: packet.flowlabel,
             uid: 0,
         }
     }
@@ -295,6 +301,22 @@ impl Walker<'_> {
     fn untouched(&self) -> bool {
         let rules: Vec<&Rule> = self.list(Family::Ipv4).iter().map(|index| &self.host.rules[*index]).collect();
         is_untouched(&rules)
+    }
+}
+
+impl Walker<'_> {
+    /// Whether IPv6 may look into `local` and `main` whatever its list says: while no rule was ever added (`fib6_has_custom_rules`).
+    /// Of what a namespace begins with something was taken away then; else the list says the same.
+    fn may_skip_rules6(&self) -> bool {
+        let begins_with = [(0, TABLE_LOCAL), (32766, TABLE_MAIN)];
+        let list = self.list(Family::Ipv6);
+        list.len() < begins_with.len()
+            && list.iter().all(|index| {
+                let rule = &self.host.rules[*index];
+                begins_with.iter().any(|(priority, table)| {
+                    *rule == Rule { protocol: rule.protocol, ..Rule::lookup(Family::Ipv6, *priority, *table) }
+                })
+            })
     }
 }
 

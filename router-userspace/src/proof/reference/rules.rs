@@ -2,7 +2,7 @@
 //! `fib6_rule_match`.
 
 use super::Flow;
-use crate::model::{Family, Host, PortRange, Rule, Selectors};
+use crate::model::{Family, Host, Ports, Rule, Selectors};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -51,6 +51,8 @@ pub enum WhyNot {
     Sport,
     /// `dport`.
     Dport,
+    /// `flowlabel`.
+    Flowlabel,
 }
 
 impl WhyNot {
@@ -71,6 +73,7 @@ impl WhyNot {
             WhyNot::Ipproto => "ipproto",
             WhyNot::Sport => "sport",
             WhyNot::Dport => "dport",
+            WhyNot::Flowlabel => "flowlabel",
         }
     }
 }
@@ -104,6 +107,7 @@ fn all_selectors(host: &Host, names: &Names<'_>, rule: &Rule, flow: &Flow) -> Ma
         ipproto,
         sport,
         dport,
+        flowlabel,
         uidrange,
         l3mdev,
         tun_id,
@@ -113,7 +117,12 @@ fn all_selectors(host: &Host, names: &Names<'_>, rule: &Rule, flow: &Flow) -> Ma
 
     if let Some(name) = iif {
         match names.get(name.as_str()) {
-            None => return Match::No(WhyNot::IifDetached),
+            _ if !rule.attached.iif => return Match::No(WhyNot::IifDetached),
+            None => unseen = Some(format!("iif {name}: the kernel attached it to an interface that lost this name")),
+            // A packet from a VRF's port counts as one from the VRF.
+            Some(index) if vrf_of(host, flow.iif).is_some() => {
+                unseen = Some(format!("iif {}: its packets belong to a VRF", host.link_name(*index)));
+            }
             Some(index) if *index != flow.iif => return Match::No(WhyNot::Iif),
             Some(_) => {}
         }
@@ -170,6 +179,11 @@ fn all_selectors(host: &Host, names: &Names<'_>, rule: &Rule, flow: &Flow) -> Ma
     if !in_range(*dport, flow.dport) {
         return Match::No(WhyNot::Dport);
     }
+    if let Some((label, mask)) = flowlabel
+        && (label ^ flow.flowlabel) & mask != 0
+    {
+        return Match::No(WhyNot::Flowlabel);
+    }
     if !unknown.is_empty() {
         unseen = Some(unknown.join(", "));
     }
@@ -196,7 +210,8 @@ fn contains(net: Option<IpNet>, addr: IpAddr, known: bool) -> bool {
     net.is_none_or(|net| net.prefix_len() == 0 || (known && net.contains(&addr)))
 }
 
-/// Port 0, which every fragment and every protocol without ports has, is in no range (`fib_rule_port_range_valid`).
-fn in_range(range: Option<PortRange>, port: u16) -> bool {
-    range.is_none_or(|range| (range.start..=range.end).contains(&port))
+/// Port 0, which every fragment and every protocol without ports has, is in no range (`fib_rule_port_range_valid`), but may agree
+/// with a value under a mask (`fib_rule_port_match`).
+fn in_range(ports: Option<Ports>, port: u16) -> bool {
+    ports.is_none_or(|ports| ports.contains(port))
 }

@@ -57,7 +57,10 @@ impl Walker<'_> {
         let rp_filter = self.host.links.get(&iif).map_or(0, |link| self.host.rp_filter(link));
         let answer = |valid, why| SourceCheck { valid, doubtful: false, why, rp_filter, trail: Vec::new() };
         let redirects = self.host.links.get(&iif).is_some_and(|link| self.host.send_redirects(link));
-        if rp_filter == 0 && (oif != Some(iif) || !redirects) {
+        // With realms anywhere the kernel looks every source up, for theirs (`fib_num_tclassid_users`).
+        let realms = self.list(Family::Ipv4).iter().any(|index| self.host.rules[*index].realms.is_some())
+            || self.host.routes.iter().flat_map(|route| &route.nexthops).any(|hop| hop.realms != 0);
+        if rp_filter == 0 && !realms && (oif != Some(iif) || !redirects) {
             if self.v4_switch(iif, |conf| conf.accept_local) {
                 return answer(true, "accept_local is on and rp_filter off: no source is looked at");
             }

@@ -2,7 +2,7 @@
 //! The semantics by hand-made cases; `proof::kernel_test` puts the same questions to the kernel.
 
 use super::*;
-use crate::model::{DeviceConf, Link, MarkRule, MarkSelectors, PortRange, Route, Selectors};
+use crate::model::{DeviceConf, Link, MarkRule, MarkSelectors, Ports, Route, Selectors};
 
 fn net(text: &str) -> ipnet::IpNet {
     text.parse().unwrap()
@@ -28,6 +28,7 @@ fn route(table: u32, dst: &str, dev: u32, via: Option<&str>) -> Route {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: vec![NextHop { dev, via: via.map(ip), weight: 1, ..NextHop::default() }],
@@ -122,6 +123,7 @@ fn not_turns_the_whole_conjunction_round_and_matches_with_a_detached_interface()
     assert_eq!(way(&host, &Packet { mark: 5, ..v4() }).1, 3, "both match, so `not` does not");
     selectors.iif = Some("gone".into());
     host.rules[1].selectors = selectors;
+    host.rules[1].attached.iif = false;
     assert_eq!(way(&host, &Packet { mark: 5, ..v4() }).1, 4);
 }
 
@@ -171,7 +173,7 @@ fn tos_is_three_bits_in_ipv4_and_dscp_all_six() {
 fn ports_are_inclusive_and_a_protocol_without_ports_has_none() {
     let mut host = host();
     host.routes.push(route(112, "0.0.0.0/0", 4, None));
-    let dport = Some(PortRange { start: 80, end: 443 });
+    let dport = Some(Ports::Range { start: 80, end: 443 });
     add(&mut host, rule(Family::Ipv4, 100, 112, Selectors { dport, ..Selectors::default() }));
     for (port, oif) in [(79, 3), (80, 4), (443, 4), (444, 3), (0, 3)] {
         assert_eq!(way(&host, &Packet { dport: port, ..v4() }).1, oif, "port {port}");
@@ -345,7 +347,7 @@ fn marks_are_rewritten_in_order_and_once_per_statement() {
     assert_eq!(rewrite(&host, &marks, &Packet { mark: 1, ..v4() }), 0x520);
     assert_eq!(rewrite(&host, &marks, &Packet { mark: 0x20, ..v4() }), 0x30);
     assert_eq!(rewrite(&host, &marks, &packet("fd08::7", "2001:db8::1")), 0, "the other family");
-    let ports = MarkSelectors { dport: Some(PortRange { start: 443, end: 444 }), ..MarkSelectors::default() };
+    let ports = MarkSelectors { dport: Some(Ports::Range { start: 443, end: 444 }), ..MarkSelectors::default() };
     let marks = [MarkRule { selectors: ports, ..mark(0, None, 7, u32::MAX) }];
     assert_eq!(rewrite(&host, &marks, &Packet { dport: 444, ..v4() }), 7);
     assert_eq!(rewrite(&host, &marks, &Packet { dport: 445, ..v4() }), 0);

@@ -82,7 +82,11 @@ impl<'a> Walker<'a> {
     /// Arranges a host's rules and routes.
     pub fn new(host: &'a Host) -> Self {
         let list = |family| (0..host.rules.len()).filter(|index| host.rules[*index].family == family).collect();
-        let names = host.links.values().map(|link| (link.name.as_str(), link.index)).collect();
+        let named = host.links.values().flat_map(|link| {
+            let all = std::iter::once(&link.name).chain(&link.altnames);
+            all.map(|name| (name.as_str(), link.index))
+        });
+        let names = named.collect();
         Walker { host, fib: Fib::new(host), lists: [list(Family::Ipv4), list(Family::Ipv6)], names }
     }
 
@@ -207,11 +211,22 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// IPv6's way as long as no rule was ever added in the namespace: `local`, then `main` (`fib6_rule_lookup`).
+    pub(super) fn lookup_without_rules6(&self, flow: &Flow) -> End {
+        self.first_of([TABLE_LOCAL, TABLE_MAIN].map(|table| self.fib.lookup(table, flow)))
+    }
+
     /// IPv4's way as long as no rule was ever added in the namespace: no rules, one trie of `local` and `main`, then
     /// `default` (`fib_lookup`, include/net/ip_fib.h).
     pub(super) fn lookup_without_rules(&self, flow: &Flow) -> End {
-        for tables in [&[TABLE_LOCAL, TABLE_MAIN][..], &[crate::model::TABLE_DEFAULT]] {
-            match self.fib.lookup_merged(tables, flow) {
+        let tables = [&[TABLE_LOCAL, TABLE_MAIN][..], &[crate::model::TABLE_DEFAULT]];
+        self.first_of(tables.map(|tables| self.fib.lookup_merged(tables, flow)))
+    }
+
+    /// How a walk ends whose tables answered so, without a rule that could say more.
+    fn first_of(&self, answers: [Answer; 2]) -> End {
+        for answer in answers {
+            match answer {
                 Answer::NoRoute => {}
                 Answer::Found { route, hops } => return End::Route { rule: None, route, hops },
                 Answer::Refused(route) => {

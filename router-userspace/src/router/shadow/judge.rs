@@ -10,6 +10,7 @@ use crate::proof::{
     Decider, DeciderError, Explanation, Fast, FastSide, Measure, Packet, agree, ask, explain_packet, same_routing,
 };
 use router_common::layout::Sample;
+use router_common::packet::{FLOW_CLASS_SHIFT, FLOW_LABEL};
 use router_common::verdict::{Action, Verdict};
 use std::collections::BTreeSet;
 
@@ -125,7 +126,9 @@ impl Judge<'_> {
             ipproto: sample.ipproto,
             sport: sample.sport,
             dport: sample.dport,
-            dscp: sample.dsfield >> 2,
+            dscp: (sample.flow >> FLOW_CLASS_SHIFT) as u8 >> 2,
+            flowlabel: sample.flow & FLOW_LABEL,
+            fragment: sample.fragment != 0,
         };
         Some((packet, fast))
     }

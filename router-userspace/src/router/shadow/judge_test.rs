@@ -47,6 +47,7 @@ fn host() -> Host {
         prefsrc: None,
         mtu: None,
         mtu_locked: false,
+        expires: None,
         pref: 0,
         nhid: 0,
         nexthops: vec![NextHop { via: Some(ip("10.0.0.1")), dev: WAN, weight: 1, ..NextHop::default() }],
@@ -66,7 +67,8 @@ fn sample(oif: u32) -> Sample {
         sport: 1000,
         dport: 53,
         ipproto: UDP,
-        dsfield: 0xb8,
+        fragment: 0,
+        flow: 0xb8 << router_common::packet::FLOW_CLASS_SHIFT,
         pad: [0; 2],
         decision: Decision {
             action: Action::Redirect as u8,
@@ -92,6 +94,7 @@ fn query(mark: u32) -> RouteQuery {
         sport: Some(1000),
         dport: Some(53),
         dscp: 46,
+        flowlabel: 0,
     }
 }
 
