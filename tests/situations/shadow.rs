@@ -48,11 +48,14 @@ fn all_that_is_decided_agrees_with_the_kernel() -> Result<()> {
     {
         let daemon = run(&bed, "auto", &policy)?;
         bed.expect_soon("isp2")?;
-        bed.expect("isp2")?;
+        // Two families, ICMP and UDP; TCP and the answers come on top. On a busy machine some are passed at first.
+        eventually(Duration::from_secs(20), "enough is decided", || {
+            bed.expect("isp2")?;
+            Ok(bed.acted(action)? >= 80)
+        })?;
         let now = settled(&bed)?;
         assert_eq!(now["rate"], "1/1");
         ensure!(count(&now, "disagreed")? == 0, "{action}: {now}\n{}", daemon.log());
-        // Two families, ICMP and UDP; TCP and the answers come on top.
         ensure!(count(&now, "agreed")? >= 80, "{action}: {now}");
         ensure!(bed.acted(action)? >= 80, "{action}: {}", bed.status()?);
         assert_eq!(now["fallback"], serde_json::json!([]));
