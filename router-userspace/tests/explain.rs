@@ -339,6 +339,14 @@ fn a_running_router_answers_with_its_live_maps_and_counts_nothing() {
     for field in ["rules", "pass_reasons", "interfaces"] {
         assert_eq!(after[field], before[field], "{field}");
     }
+    // The router's own program does not keep another process from trying what a program of its own would do.
+    for arguments in [vec!["compare"], vec!["compare", "--config", &path]] {
+        let options = ["--packets", "300", "--seed", "5", "--json"];
+        let (report, code) = router.json(&[&arguments[..], &options[..]].concat(), b"");
+        assert_eq!((code, &report["disagree"]), (Some(0), &json!(0)), "{report:#}");
+        assert!(report["decided"].as_u64() > Some(0), "{report:#}");
+        assert_eq!(report["passed"]["interface"], json!(null), "{report:#}");
+    }
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.id() as i32), nix::sys::signal::Signal::SIGTERM)
         .expect("a signal");
     assert!(running.wait().expect("it ends").success());

@@ -3,7 +3,7 @@
 use super::args::PlanArgs;
 use super::render::plan::{Document, Interface, Wait, text};
 use super::{Exit, Global, Outcome, output, policy_file};
-use crate::fastpath::{Capacity, FastPath, PROGRAM};
+use crate::fastpath::{Capacity, FastPath};
 use crate::kernel::{Kernel, Netlink, survey};
 use crate::mirror::{self, Item, Kind, MarkClasses, Op, Words};
 use crate::model::Host;
@@ -93,10 +93,7 @@ fn judge(policy: &Policy, host: &Host) -> (Judgement, Option<String>) {
             return (pass_all("the fast path cannot be loaded here".to_owned(), judgement), Some(error.to_string()));
         }
     };
-    let mut programs = fast.foreign(host.links.keys().copied());
-    // A running router's is none of others'.
-    programs.tcx.values_mut().for_each(|names| names.retain(|name| name != PROGRAM));
-    programs.tcx.retain(|_, names| !names.is_empty());
+    let programs = fast.foreign(host.links.keys().copied());
     (safety::judge(&after, &survey(programs), &wanted), None)
 }
 

@@ -5,7 +5,7 @@ use super::load::program;
 use super::{Error, FastPath, PROGRAM, Result};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError};
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
 use std::ffi::CStr;
 use std::io;
 
@@ -118,7 +118,8 @@ impl FastPath {
     }
 
     /// The programs of others at TCX ingress of an interface, in order; none on kernels without TCX (before 6.6), where
-    /// others can only be clsact filters.
+    /// others can only be clsact filters. The program of a running router is no other's: it has this one's name and, where it
+    /// is of the same build, its instructions.
     pub fn foreign_programs(&mut self, ifindex: u32) -> Result<Vec<ForeignProgram>> {
         self.programs_at(ifindex, TcAttachType::Ingress)
     }
@@ -139,8 +140,9 @@ impl FastPath {
             }
             Err(error) => return Err(Error::from_any(what, error)),
         };
-        let own = program(&mut self.ebpf, PROGRAM)?.info().map_err(|error| Error::from_any(&what, error))?.id();
-        let foreign = programs.iter().filter(|program| program.id() != own);
+        let own = program(&mut self.ebpf, PROGRAM)?.info().map_err(|error| Error::from_any(&what, error))?;
+        let is_own = |other: &ProgramInfo| (other.name(), other.tag()) == (own.name(), own.tag());
+        let foreign = programs.iter().filter(|program| !is_own(program));
         Ok(foreign
             .map(|program| ForeignProgram {
                 id: program.id(),
