@@ -1,6 +1,6 @@
-//! Puts the eBPF object that `cargo xtask build` left in the target folder where `fastpath/object.rs` embeds it.
+//! Puts the eBPF objects that `cargo xtask build` left in the target folder where `fastpath/object.rs` embeds them.
 //!
-//! Without one, an empty file is embedded, so that `cargo check`, clippy and editors work with nothing but a stable
+//! Where there is none, an empty file is embedded, so that `cargo check`, clippy and editors work with nothing but a stable
 //! compiler; the loader tells people what to do then.
 
 use std::{
@@ -17,15 +17,23 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed={}", object_dir.display());
     println!("cargo::rerun-if-changed=build.rs");
 
-    let object = match fs::read(object_dir.join("router-ebpf")) {
+    for (name, variable) in [("router-ebpf", "WAYFORK_EBPF_OBJECT"), ("bench-ebpf", "WAYFORK_BENCH_OBJECT")] {
+        embed(&object_dir, name, variable)?;
+    }
+    Ok(())
+}
+
+/// Copies an object to where `variable` tells the compiler to find it. The copy keeps what is compiled in fixed while another
+/// build replaces the original.
+fn embed(object_dir: &Path, name: &str, variable: &str) -> io::Result<()> {
+    let object = match fs::read(object_dir.join(name)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    // A copy of its own keeps what is compiled in fixed while another build replaces the original.
-    let copy = variable("OUT_DIR")?.join("router-ebpf");
+    let copy = environment("OUT_DIR")?.join(name);
     fs::write(&copy, object)?;
-    println!("cargo::rustc-env=WAYFORK_EBPF_OBJECT={}", copy.display());
+    println!("cargo::rustc-env={variable}={}", copy.display());
     Ok(())
 }
 
@@ -38,7 +46,7 @@ fn target_dir() -> PathBuf {
     }
 }
 
-fn variable(name: &str) -> io::Result<PathBuf> {
+fn environment(name: &str) -> io::Result<PathBuf> {
     env::var_os(name)
         .map(PathBuf::from)
         .ok_or_else(|| io::Error::other(format!("cargo did not set {name} for the build script")))

@@ -412,9 +412,12 @@ pub const NO_RULE: u32 = u32::MAX;
 /// Every type that aya hands to the kernel.
 #[cfg(feature = "user")]
 mod user {
+    use super::*;
+    use crate::bench::{Generator, Limit, Sink};
+
     macro_rules! pod { ($($name:ident),*) => { $(
         // SAFETY: repr(C), Copy, 'static, and without padding: bytemuck's derive of Pod proves it.
-        unsafe impl aya::Pod for super::$name {}
+        unsafe impl aya::Pod for $name {}
     )* } }
     pod!(
         Config,
@@ -429,7 +432,10 @@ mod user {
         Counter,
         PassCounter,
         Decision,
-        Sample
+        Sample,
+        Generator,
+        Limit,
+        Sink
     );
 }
 

@@ -5,6 +5,7 @@
 //! shares nothing with [`classify`].
 #![cfg_attr(not(test), no_std)]
 
+pub mod bench;
 pub mod classify;
 pub mod layout;
 pub mod packet;

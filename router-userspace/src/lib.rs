@@ -3,6 +3,7 @@
 //! The way of a rule: [`policy`] (file) → [`model`] (one ordered list) → [`mirror`] → kernel, and `model` → [`compile`] →
 //! [`fastpath`] (maps). ARCHITECTURE.md has the invariants.
 
+pub mod bench;
 pub mod cli;
 pub mod compile;
 pub mod fastpath;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -33,16 +33,26 @@ pub fn binary(debug: bool) -> Result<PathBuf> {
     Ok(target_dir().join(if debug { "debug/wayfork" } else { "release/wayfork" }))
 }
 
-/// Builds the eBPF object and puts it where `router-userspace/build.rs` embeds it from.
+/// The objects of the `router-ebpf` crate: the router's, and that of the benchmark.
+const OBJECTS: [&str; 2] = ["router-ebpf", "bench-ebpf"];
+
+/// Builds the eBPF objects and puts them where `router-userspace/build.rs` embeds them from. Returns the router's.
 pub fn object() -> Result<PathBuf> {
     let toolchain = toolchain::get()?;
     let work = target_dir().join("ebpf-build");
     let mut cargo = toolchain.cargo("build", &[]);
     cargo.args(["--release", "--package", "router-ebpf", "--target-dir"]).arg(&work);
     lock_in_ci(&mut cargo);
-    check(&mut cargo, "building the eBPF object")?;
+    check(&mut cargo, "building the eBPF objects")?;
+    for name in OBJECTS {
+        deliver(name, &work)?;
+    }
+    Ok(place::ebpf_object(OBJECTS[0]))
+}
 
-    let made = work.join(toolchain::TARGET).join("release/router-ebpf");
+/// Puts one object that was built in `work` in its place.
+fn deliver(name: &str, work: &Path) -> Result<()> {
+    let made = work.join(toolchain::TARGET).join("release").join(name);
     let bytes = fs::read(&made).with_context(|| format!("the eBPF build left no {}", made.display()))?;
     if let Some(fault) = elf::not_bpf_with_btf(&bytes) {
         bail!(
@@ -50,17 +60,16 @@ pub fn object() -> Result<PathBuf> {
             made.display()
         );
     }
-    let object = place::ebpf_object();
+    let object = place::ebpf_object(name);
     // An object that is the same keeps its time stamp, so that nothing is built anew for it.
     if fs::read(&object).is_ok_and(|old| old == bytes) {
-        return Ok(object);
+        return Ok(());
     }
-    let draft = work.join("router-ebpf.new");
+    let draft = work.join(format!("{name}.new"));
     fs::create_dir_all(target_dir().join("ebpf"))
         .and_then(|()| fs::write(&draft, bytes))
         .and_then(|()| fs::rename(&draft, &object))
-        .with_context(|| format!("cannot write {}", object.display()))?;
-    Ok(object)
+        .with_context(|| format!("cannot write {}", object.display()))
 }
 
 /// `cargo SUBCOMMAND` for the host, in the workspace and its target folder.

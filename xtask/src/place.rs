@@ -23,9 +23,9 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
-/// Where the eBPF object is put for the loader to embed.
-pub fn ebpf_object() -> PathBuf {
-    target_dir().join("ebpf/router-ebpf")
+/// Where an eBPF object is put for the loader to embed.
+pub fn ebpf_object(name: &str) -> PathBuf {
+    target_dir().join("ebpf").join(name)
 }
 
 /// The cargo that started this program, or the one on the path.

@@ -80,6 +80,8 @@ pub enum Command {
     Import(ImportArgs),
     /// A throw-away lab of network namespaces with real traffic down both paths.
     Lab(LabArgs),
+    /// The measured comparison of the paths on this machine, in network namespaces of its own.
+    Bench(BenchArgs),
 }
 
 /// A policy file given as FILE or as --config FILE.
@@ -218,6 +220,72 @@ pub struct LabArgs {
     /// List the scenarios.
     #[arg(long)]
     pub list: bool,
+}
+
+/// `wayfork bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Only these paths (`--list` names them).
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub path: Vec<String>,
+    /// Numbers of rules or prefixes, up to 1,048,576.
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub size: Vec<u32>,
+    /// How often each path is measured.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: Option<u32>,
+    /// Milliseconds of one measurement.
+    #[arg(long, value_name = "MS")]
+    pub slice: Option<u64>,
+    /// Of the packets and of the rules.
+    #[arg(long, value_enum, default_value_t = FamilyArg::Ipv4)]
+    pub family: FamilyArg,
+    /// Bytes of a frame, the check sequence not included.
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(64..=1514))]
+    pub packet: Vec<u32>,
+    /// How many flows the packets belong to.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub flows: Vec<FlowsArg>,
+    /// rp_filter of the router's interfaces.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(0..=2))]
+    pub rp_filter: Vec<u32>,
+    /// Every kind of traffic that matters, instead of one.
+    #[arg(long, conflicts_with_all = ["family", "packet", "flows", "rp_filter"])]
+    pub all: bool,
+    /// Every path once with few rules, in seconds: shows that it works, not how fast it is.
+    #[arg(long)]
+    pub quick: bool,
+    /// Seconds to wait for a path to be ready; then it is left out.
+    #[arg(long, value_name = "S", default_value_t = 120)]
+    pub patience: u64,
+    /// The CPU that sends, routes and counts: by default the last one.
+    #[arg(long, value_name = "N")]
+    pub cpu: Option<usize>,
+    /// List the paths.
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// Which families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FamilyArg {
+    /// IPv4 alone.
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
+    /// One after the other.
+    Both,
+}
+
+/// How many flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FlowsArg {
+    /// One, which belongs to the last rule.
+    One,
+    /// 4,096.
+    Many,
+    /// Addresses never come again.
+    Random,
 }
 
 /// A number, decimal or hexadecimal with `0x`.

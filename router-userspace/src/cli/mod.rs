@@ -1,6 +1,7 @@
 //! The command line: arguments here, one file per verb, rendering apart. The only place for `anyhow` and for exit statuses.
 
 mod args;
+mod bench;
 mod check;
 mod compare;
 mod explain;
@@ -76,6 +77,7 @@ pub fn dispatch(cli: Cli) -> Outcome {
         Command::Status => status::run(global),
         Command::Import(args) => import::run(global, args),
         Command::Lab(args) => lab::run(global, args),
+        Command::Bench(args) => bench::run(global, args),
     }
 }
 

@@ -153,7 +153,7 @@ impl FastPath {
 }
 
 /// The present name of an interface of the calling thread's namespace.
-fn interface_name(ifindex: u32) -> Result<String> {
+pub(super) fn interface_name(ifindex: u32) -> Result<String> {
     let mut name = [0u8; libc::IF_NAMESIZE];
     // SAFETY: the buffer is as long as the function demands.
     let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };

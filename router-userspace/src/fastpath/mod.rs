@@ -16,6 +16,7 @@ mod object;
 mod probe;
 mod samples;
 mod tables;
+mod workload;
 
 pub use attach::{Attached, ForeignProgram};
 pub use error::{Error, Result};
@@ -25,6 +26,7 @@ pub use load::{Capacity, FastPath};
 pub use object::EBPF_OBJECT;
 pub use probe::Context;
 pub use samples::Samples;
+pub use workload::Workload;
 
 use crate::compile::Generation;
 use router_common::layout::{Counter, NeighbourEntry, NeighbourKey, PassCounter};

@@ -35,7 +35,8 @@ pub(super) struct Tables {
     sampling: (u32, u32),
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T> {
+/// Takes a map out of a loaded object.
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T> {
     let map = ebpf.take_map(name).ok_or(Error::Object(name))?;
     T::try_from(map).map_err(|error| Error::from_any(format!("open the map {name}"), error))
 }

@@ -56,6 +56,11 @@ impl Program {
         &self.judgement
     }
 
+    /// The mean time of a decision about this Ethernet frame.
+    pub fn time(&mut self, frame: &[u8], context: Context, repeat: u32) -> Result<Duration, fastpath::Error> {
+        self.fast.probe_repeated(frame, context, repeat).map(|(_, time)| time)
+    }
+
     fn write(&mut self, host: &Host) -> Result<(), ProgramError> {
         let marks = self.policy.mark_rules();
         let fresh;

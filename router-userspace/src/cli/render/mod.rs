@@ -1,5 +1,6 @@
 //! How answers look.
 
+pub mod bench;
 pub mod compare;
 pub mod diagnostics;
 pub mod explain;

@@ -1,0 +1,244 @@
+//! The paths: what a router has to do the same job by.
+//!
+//! A new path is an entry of [`ALL`], and a [`Kind`] where none of these builds it.
+
+use super::loading::{self, Loading};
+use super::topology::{Bed, EXITS, ROUTER, gateway, index, limit, out};
+use super::{Error, Result, rules};
+use crate::fastpath::Workload;
+use crate::kernel::Kernel;
+use crate::lab::process::{self, Daemon};
+use crate::model::Rule;
+use router_common::bench::Plan;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path as FilePath;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// One way to route.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    /// As `--path` takes it.
+    pub name: &'static str,
+    /// What it is, for a person.
+    pub about: &'static str,
+    /// With more rules it takes too long to install or to measure.
+    pub most: u32,
+    /// How many exits the rules lead to.
+    pub exits: u32,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// No router: what generator and sink cost by themselves.
+    Harness,
+    /// The stack with these rules.
+    Stack(fn(&Plan) -> Vec<Rule>),
+    /// The stack with an interval map of nftables that marks, and a rule for each mark.
+    Nft,
+    /// `wayfork run` with the rules in its policy file.
+    Wayfork { mode: &'static str, settings: &'static str },
+    /// `wayfork run` with the rules in the kernel already, as another program's.
+    Foreign { settings: &'static str },
+    /// The bare TC program.
+    Limit,
+}
+
+/// The path that the others are compared with.
+pub const KERNEL: &str = "stack-flat";
+/// The path that is no router.
+pub const HARNESS: &str = "harness";
+/// The path that decides nothing.
+pub const LIMIT: &str = "tc-limit";
+
+const fn path(name: &'static str, about: &'static str, most: u32, kind: Kind) -> Path {
+    let exits = if matches!(kind, Kind::Harness | Kind::Limit) { 1 } else { EXITS };
+    Path { name, about, most, exits, kind }
+}
+
+const MILLION: u32 = 1_000_000;
+
+/// Every path, in the order of measurement.
+pub const ALL: &[Path] = &[
+    path(HARNESS, "generator and sink without a router", MILLION, Kind::Harness),
+    path(KERNEL, "the stack, `ip rule` list", 100_000, Kind::Stack(rules::flat)),
+    path("stack-grouped", "the stack, groups of 32 behind goto", 100_000, Kind::Stack(rules::grouped)),
+    path("stack-nft", "the stack, nftables interval map → mark → fwmark rules", MILLION, Kind::Nft),
+    path("wayfork-netlink", "wayfork run --mode netlink", MILLION, Kind::Wayfork { mode: "netlink", settings: "" }),
+    path(
+        "wayfork-mark",
+        "wayfork run, fast_path = mark",
+        MILLION,
+        Kind::Wayfork { mode: "ebpf", settings: "fast_path = \"mark\"" },
+    ),
+    path("wayfork-redirect", "wayfork run, all it may", MILLION, Kind::Wayfork { mode: "ebpf", settings: "" }),
+    path(
+        "foreign-mark",
+        "wayfork run, fast_path = mark, on another's `ip rule` list",
+        100_000,
+        Kind::Foreign { settings: "fast_path = \"mark\"" },
+    ),
+    path("foreign-redirect", "wayfork run on another's `ip rule` list", 100_000, Kind::Foreign { settings: "" }),
+    path(LIMIT, "a bare TC program: fixed next hop", MILLION, Kind::Limit),
+];
+
+impl Path {
+    /// The path of that name.
+    pub fn named(name: &str) -> Result<&'static Path> {
+        ALL.iter().find(|path| path.name == name).ok_or_else(|| Error::NoSuchPath {
+            name: name.to_owned(),
+            names: ALL.iter().map(|path| path.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Whether packets go past the router.
+    pub fn is_direct(&self) -> bool {
+        matches!(self.kind, Kind::Harness)
+    }
+
+    fn error(&self, plan: &Plan, what: impl Into<String>) -> Error {
+        Error::Path { path: self.name, rules: plan.rules, what: what.into() }
+    }
+}
+
+/// A path that is ready to be driven.
+#[derive(Debug)]
+pub struct Ready {
+    /// Which.
+    pub path: &'static Path,
+    /// Its rules.
+    pub plan: Plan,
+    /// How long it took to install, and what that needed.
+    pub loading: Loading,
+    // Ended before its network is taken away.
+    daemon: Option<Daemon>,
+    /// Its network.
+    pub bed: Bed,
+}
+
+impl Ready {
+    /// Builds the network and installs the rules.
+    pub fn build(
+        path: &'static Path,
+        plan: Plan,
+        rp_filter: u32,
+        workload: &mut Workload,
+        patience: Duration,
+    ) -> Result<Self> {
+        let bed = Bed::new(workload, rp_filter)?;
+        if path.is_direct() {
+            bed.wire_directly(workload)?;
+        } else {
+            bed.open_ingress(workload)?;
+        }
+        let mut ready = Ready { path, plan, loading: Loading::default(), daemon: None, bed };
+        ready.install(workload, patience)?;
+        Ok(ready)
+    }
+
+    fn install(&mut self, workload: &mut Workload, patience: Duration) -> Result<()> {
+        let Ready { path, plan, bed, .. } = self;
+        match path.kind {
+            Kind::Harness => {}
+            Kind::Stack(write) => {
+                bed.add_tables(rules::FIRST_TABLE)?;
+                self.loading = add(bed, write(plan))?;
+            }
+            Kind::Nft => {
+                bed.add_tables(rules::FIRST_TABLE)?;
+                let script = rules::nft(plan);
+                let start = Instant::now();
+                add(bed, rules::by_mark(plan))?;
+                nft(bed, &script).map_err(|what| path.error(plan, what))?;
+                self.loading = Loading { time: Some(start.elapsed()), ..Loading::default() };
+            }
+            Kind::Wayfork { mode, settings } => {
+                let family = rules::family(plan);
+                let exits: Vec<_> = (0..plan.exits).map(|exit| (gateway(family, exit), out(exit))).collect();
+                let policy = rules::policy(plan, settings, &exits);
+                self.start(mode, &policy, patience)?;
+            }
+            Kind::Foreign { settings } => {
+                bed.add_tables(rules::FIRST_TABLE)?;
+                add(bed, rules::flat(plan))?;
+                self.start("ebpf", &format!("[router]\n{settings}\n"), patience)?;
+            }
+            Kind::Limit => bed.router()?.run(|| workload.attach_limit(index::IN, limit()))??,
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, mode: &str, policy: &str, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        let exe = FilePath::new("/proc/self/exe");
+        let mut daemon = Daemon::start(self.bed.router()?, exe, &["-", "--mode", mode], Some(policy))?;
+        daemon.wait_ready(patience)?;
+        self.loading = Loading { time: Some(start.elapsed()), ..loading::memory(daemon.pid()) };
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// What Wayfork's fast path did with packets so far, by action; None where there is no Wayfork.
+    pub fn actions(&self) -> Result<Option<BTreeMap<String, u64>>> {
+        if self.daemon.is_none() {
+            return Ok(None);
+        }
+        let exe = FilePath::new("/proc/self/exe");
+        let status = process::json(self.bed.lab.netns(ROUTER)?, exe, &["--json", "status"])?;
+        let mut actions = BTreeMap::new();
+        let mut count = |name: &str, packets: Option<u64>| {
+            *actions.entry(name.to_owned()).or_default() += packets.unwrap_or(0);
+        };
+        for rule in status["rules"].as_array().into_iter().flatten() {
+            for (action, packets) in rule["actions"].as_object().into_iter().flatten() {
+                count(action, packets["packets"].as_u64());
+            }
+        }
+        for (reason, packets) in status["pass_reasons"].as_object().into_iter().flatten() {
+            count(&format!("pass: {reason}"), packets.as_u64());
+        }
+        actions.retain(|_, packets| *packets > 0);
+        Ok(Some(actions))
+    }
+
+    /// Ends what runs.
+    pub fn stop(self) -> Result<()> {
+        if let Some(daemon) = self.daemon {
+            // Its network goes anyway: there is nothing that it would have to take back.
+            daemon.signal(nix::sys::signal::Signal::SIGKILL)?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds rules, the last ones first: each is put in its place by a walk from the front (`fib_newrule`).
+fn add(bed: &Bed, mut rules: Vec<Rule>) -> Result<Loading> {
+    rules.sort_by_key(|rule| Reverse(rule.priority));
+    let start = Instant::now();
+    let results = bed.kernel(|kernel| Ok(kernel.add_rules(&rules)))?;
+    for result in results {
+        result?;
+    }
+    Ok(Loading { time: Some(start.elapsed()), ..Loading::default() })
+}
+
+/// Loads a rule set by the program `nft`, as a user would.
+fn nft(bed: &Bed, script: &str) -> Result<(), String> {
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let netns = bed.lab.netns(ROUTER).map_err(|error| error.to_string())?;
+    let mut child = netns.spawn(command).map_err(|error| format!("{error} (is nftables installed?)"))?;
+    if let Some(mut input) = child.stdin.take() {
+        // What nft says when it stops reading is better than the pipe's error.
+        input.write_all(script.as_bytes()).ok();
+    }
+    let output = child.wait_with_output().map_err(|error| format!("nft: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("nft ended with {}: {}", output.status, said.lines().next().unwrap_or_default()))
+}

@@ -1,0 +1,185 @@
+//! What was measured, as `bench --json` gives it.
+
+use super::machine::Machine;
+use super::stats::Spread;
+use super::{Flows, Traffic};
+use crate::model::Family;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The whole document.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of the document.
+    pub schema: u32,
+    /// What was measured on.
+    pub machine: Machine,
+    /// How.
+    pub method: Method,
+    /// The measurements.
+    pub results: Vec<Row>,
+    /// What was left out.
+    pub left_out: Vec<LeftOut>,
+    /// The cost of installing rules.
+    pub loading: Vec<LoadingRow>,
+    /// The time that a packet takes where there are few.
+    pub latency: Vec<LatencyRow>,
+    /// What the host itself can send while it has the rules.
+    pub host_traffic: Vec<HostRow>,
+    /// The programs by themselves.
+    pub programs: Vec<ProgramRow>,
+}
+
+/// How it was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Method {
+    /// In words.
+    pub text: &'static str,
+    /// The CPU that sent, routed and counted.
+    pub cpu: usize,
+    /// Rounds; every path is measured once in each.
+    pub rounds: u32,
+    /// Length of a measurement.
+    pub slice_ms: u64,
+    /// Prefixes of a block that a rule of `stack-grouped` skips.
+    pub group: u32,
+}
+
+/// The method, in words.
+pub const METHOD: &str = "One pinned CPU sends, routes and counts: an XDP program run by BPF_PROG_TEST_RUN with live frames writes \
+each packet anew into a veth pair, an XDP program behind the router's egress counts and drops. Counted are only packets that \
+arrive by the right interface, with the right destination address, a TTL one less and a right checksum. Paths take turns, in \
+another order in each round; pps is the median over the rounds, ratio_to_kernel the median of the ratios of the same round \
+(stack-flat, same rules and traffic). `harness` is the cost of generator and sink alone, which all figures include but \
+net_ns_per_packet. One flow belongs to the last rule; other traffic is spread evenly over all rules.";
+
+/// A path under a kind of traffic.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub path: &'static str,
+    /// How many rules or prefixes it had.
+    pub rules: u32,
+    /// The traffic.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+    /// Bytes of a frame, the check sequence not included.
+    pub frame: u32,
+    /// Packets a second that arrived right, the median.
+    pub pps: f64,
+    /// The CPU's time for each.
+    pub ns_per_packet: f64,
+    /// `pps` against that of the stack with the flat list, round by round.
+    pub ratio_to_kernel: Option<f64>,
+    /// The same against the bare TC program.
+    pub ratio_to_limit: Option<f64>,
+    /// `ns_per_packet` without generator and sink.
+    pub net_ns_per_packet: Option<f64>,
+    /// Time that the CPU was not idle for each packet, by its clock ticks: other work on it included.
+    pub cpu_ns_per_packet: Option<f64>,
+    /// `pps` over the rounds.
+    pub spread: Spread,
+    /// `pps` of each round.
+    pub round_pps: Vec<f64>,
+    /// Packets sent, in all rounds.
+    pub sent: u64,
+    /// Of these, how many arrived right.
+    pub arrived: u64,
+    /// Packets that arrived and were wrong.
+    pub wrong: u64,
+    /// What Wayfork's fast path did, by action, over all of a path's measurements so far.
+    pub actions: Option<BTreeMap<String, u64>>,
+}
+
+/// What was not measured, and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeftOut {
+    /// The path.
+    pub path: &'static str,
+    /// How many rules or prefixes; None for all.
+    pub rules: Option<u32>,
+    /// The family; None for both.
+    pub family: Option<Family>,
+    /// Why.
+    pub why: String,
+}
+
+/// The cost of installing rules.
+#[derive(Clone, Debug, Serialize)]
+pub struct LoadingRow {
+    /// The path.
+    pub path: &'static str,
+    /// How many rules or prefixes.
+    pub rules: u32,
+    /// Their family.
+    pub family: Family,
+    /// Until packets are decided by them.
+    pub ms: f64,
+    /// The most memory that the process had, in bytes; None where none stays.
+    pub peak_bytes: Option<u64>,
+    /// The memory of its eBPF maps, in bytes.
+    pub map_bytes: Option<u64>,
+}
+
+/// The time of single packets.
+#[derive(Clone, Debug, Serialize)]
+pub struct LatencyRow {
+    /// The path.
+    pub path: &'static str,
+    /// How many rules or prefixes.
+    pub rules: u32,
+    /// The family.
+    pub family: Family,
+    /// Packets.
+    pub packets: usize,
+    /// Half of them took at most this long, from generator to sink.
+    pub p50_ns: f64,
+    /// 99 of 100.
+    pub p99_ns: f64,
+}
+
+/// What the host itself can send.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostRow {
+    /// The path.
+    pub path: &'static str,
+    /// How many rules or prefixes.
+    pub rules: u32,
+    /// The family.
+    pub family: Family,
+    /// Datagrams a second by `sendto` on one socket without a peer.
+    pub udp_sends: f64,
+    /// TCP connections begun a second.
+    pub tcp_connects: f64,
+}
+
+/// A program by itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProgramRow {
+    /// Its name.
+    pub program: String,
+    /// How many rules or prefixes it decided by; None where it has none.
+    pub rules: Option<u32>,
+    /// The family of the packet.
+    pub family: Option<Family>,
+    /// Time of one run over a packet, by BPF_PROG_TEST_RUN, with all it needs in the CPU's caches.
+    pub ns: Option<f64>,
+    /// Instructions that the verifier looked at.
+    pub verified_instructions: Option<u32>,
+    /// Bytes of stack, of all frames of the deepest call.
+    pub stack_bytes: Option<u32>,
+}
+
+impl Traffic {
+    /// For a person.
+    pub fn text(&self) -> String {
+        let Traffic { family, packet, flows, rp_filter } = self;
+        format!("{family}, {packet} bytes, {}, rp_filter {rp_filter}", flows.name())
+    }
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Traffic { family: Family::Ipv4, packet: 64, flows: Flows::One, rp_filter: 0 }
+    }
+}

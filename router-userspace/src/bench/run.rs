@@ -1,0 +1,215 @@
+//! One benchmark from beginning to end.
+
+use super::machine::Machine;
+use super::measure::{Driver, Pace, Shot};
+use super::paths::{HARNESS, KERNEL, LIMIT, Path, Ready};
+use super::report::{LeftOut, LoadingRow, METHOD, Method, Report, Row};
+use super::{Error, Options, Result, Traffic, host_traffic, latency, programs, rules, stats};
+use crate::model::Family;
+use router_common::bench::{BLOCK, Plan};
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Steps done.
+    pub done: usize,
+    /// All steps.
+    pub total: usize,
+    /// What is being done.
+    pub text: &'a str,
+}
+
+/// Measures. `progress` hears of every step.
+pub fn run(options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report> {
+    let paths = options.paths.iter().map(|name| Path::named(name)).collect::<Result<Vec<_>>>()?;
+    let driver = Driver::new(options.cpu)?;
+    let method = Method {
+        text: METHOD,
+        cpu: driver.cpu(),
+        rounds: options.rounds,
+        slice_ms: options.slice.as_millis() as u64,
+        group: BLOCK,
+    };
+    let report = Report {
+        schema: 1,
+        machine: Machine::here(),
+        method,
+        results: Vec::new(),
+        left_out: Vec::new(),
+        loading: Vec::new(),
+        latency: Vec::new(),
+        host_traffic: Vec::new(),
+        programs: Vec::new(),
+    };
+    let setups = setups(options);
+    let steps_of = |setup: &Setup| 1 + setup.traffic.len() * options.rounds as usize + usize::from(setup.first);
+    let steps = setups.iter().map(|setup| paths.len() * steps_of(setup)).sum();
+    let mut bench = Bench { options, paths, driver, report, steps, done: 0, progress };
+    for setup in &setups {
+        bench.measure(setup)?;
+    }
+    bench.report.programs.extend(programs::verified()?);
+    Ok(bench.report)
+}
+
+/// Traffic that the same networks serve.
+struct Setup {
+    family: Family,
+    rp_filter: u32,
+    size: u32,
+    traffic: Vec<Traffic>,
+    /// The first one of its family and size.
+    first: bool,
+}
+
+/// In the order of the options: the traffic's first, then the sizes.
+fn setups(options: &Options) -> Vec<Setup> {
+    let mut kinds: Vec<(Family, u32)> = Vec::new();
+    for traffic in &options.traffic {
+        let kind = (traffic.family, traffic.rp_filter);
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    let first = |kind: (Family, u32)| kinds.iter().find(|other| other.0 == kind.0) == Some(&kind);
+    let of = |kind: (Family, u32)| {
+        let ((family, rp_filter), first) = (kind, first(kind));
+        let fits = |traffic: &&Traffic| traffic.family == family && traffic.rp_filter == rp_filter;
+        let traffic: Vec<Traffic> = options.traffic.iter().filter(fits).copied().collect();
+        options.sizes.iter().map(move |&size| Setup { family, rp_filter, size, traffic: traffic.clone(), first })
+    };
+    kinds.iter().copied().flat_map(of).collect()
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    paths: Vec<&'static Path>,
+    driver: Driver,
+    report: Report,
+    steps: usize,
+    done: usize,
+    progress: &'a mut dyn FnMut(Progress<'_>),
+}
+
+impl Bench<'_> {
+    fn step(&mut self, text: &str) {
+        (self.progress)(Progress { done: self.done, total: self.steps, text });
+        self.done += 1;
+    }
+
+    fn measure(&mut self, setup: &Setup) -> Result<()> {
+        let mut beds = Vec::new();
+        for path in self.paths.clone() {
+            self.step(&format!("{}: {} {} rules", path.name, setup.size, setup.family));
+            match self.build(path, setup) {
+                Ok(ready) => beds.push(ready),
+                Err(error) => self.leave_out(path, setup, error)?,
+            }
+        }
+        for traffic in &setup.traffic {
+            self.rounds(&beds, *traffic)?;
+        }
+        self.further(setup, &beds)?;
+        beds.into_iter().try_for_each(Ready::stop)
+    }
+
+    fn build(&mut self, path: &'static Path, setup: &Setup) -> Result<Ready> {
+        let wrong = |what: String| Error::Path { path: path.name, rules: setup.size, what };
+        if setup.size > path.most {
+            return Err(wrong(format!("not tried: it is bearable up to {} rules", path.most)));
+        }
+        let plan = Plan::new(rules::family_number(setup.family), setup.size, path.exits);
+        let plan = plan.ok_or_else(|| wrong("there can be 1 to 1,048,576 rules".to_owned()))?;
+        let workload = &mut self.driver.workload;
+        let ready = Ready::build(path, plan, setup.rp_filter, workload, self.options.patience)?;
+        self.driver.check(&ready, Traffic { packet: 64, ..setup.traffic[0] })?;
+        if let Some(time) = ready.loading.time {
+            self.report.loading.push(LoadingRow {
+                path: path.name,
+                rules: setup.size,
+                family: setup.family,
+                ms: time.as_secs_f64() * 1e3,
+                peak_bytes: ready.loading.peak,
+                map_bytes: ready.loading.maps,
+            });
+        }
+        Ok(ready)
+    }
+
+    /// What belongs to one path alone is noted and the others go on; anything else ends the benchmark.
+    fn leave_out(&mut self, path: &'static Path, setup: &Setup, error: Error) -> Result<()> {
+        let why = match error {
+            Error::Path { what, .. } => what,
+            Error::Lab(error @ crate::lab::Error::Daemon { .. }) => error.to_string(),
+            other => return Err(other),
+        };
+        let left = LeftOut { path: path.name, rules: Some(setup.size), family: Some(setup.family), why };
+        self.report.left_out.push(left);
+        Ok(())
+    }
+
+    fn rounds(&mut self, beds: &[Ready], traffic: Traffic) -> Result<()> {
+        let mut shots: Vec<Vec<Shot>> = vec![Vec::new(); beds.len()];
+        let mut paces: Vec<Option<Pace>> = vec![None; beds.len()];
+        let mut frames = vec![0; beds.len()];
+        for round in 0..self.options.rounds as usize {
+            for turn in 0..beds.len() {
+                // Nobody is always the one after the slowest.
+                let place = (turn + round) % beds.len();
+                let ready = &beds[place];
+                self.step(&format!("{}: {} rules, {}", ready.path.name, ready.plan.rules, traffic.text()));
+                frames[place] = self.driver.aim(ready, traffic, false)?;
+                let pace = match paces[place] {
+                    Some(pace) => pace,
+                    None => *paces[place].insert(self.driver.pace(ready, self.options.slice)?),
+                };
+                shots[place].push(self.driver.shoot(ready, pace)?);
+            }
+        }
+        let pps: Vec<Vec<f64>> = shots.iter().map(|shots| shots.iter().map(Shot::pps).collect()).collect();
+        let of = |name| beds.iter().position(|ready| ready.path.name == name).map(|place| &pps[place][..]);
+        let harness = of(HARNESS).and_then(stats::median);
+        for (place, ready) in beds.iter().enumerate() {
+            let Some(spread) = stats::spread(&pps[place]) else { continue };
+            let ns = |pps: f64| 1e9 / pps.max(1e-9);
+            let right: u64 = shots[place].iter().map(Shot::right).sum();
+            let arrived: u64 = shots[place].iter().flat_map(|shot| shot.counts).sum();
+            let busy: u64 = shots[place].iter().map(|shot| shot.busy).sum();
+            self.report.results.push(Row {
+                path: ready.path.name,
+                rules: ready.plan.rules,
+                traffic,
+                frame: frames[place],
+                pps: spread.median,
+                ns_per_packet: ns(spread.median),
+                ratio_to_kernel: of(KERNEL).and_then(|kernel| stats::ratio(&pps[place], kernel)),
+                ratio_to_limit: of(LIMIT).and_then(|limit| stats::ratio(&pps[place], limit)),
+                net_ns_per_packet: harness.map(|harness| ns(spread.median) - ns(harness)),
+                cpu_ns_per_packet: (busy > 0 && right > 0).then(|| busy as f64 * TICK_NS / right as f64),
+                spread,
+                round_pps: pps[place].clone(),
+                sent: shots[place].iter().map(|shot| shot.sent).sum(),
+                arrived: right,
+                wrong: arrived - right,
+                actions: ready.actions()?,
+            });
+        }
+        Ok(())
+    }
+
+    /// What is measured once for every network.
+    fn further(&mut self, setup: &Setup, beds: &[Ready]) -> Result<()> {
+        let Some(traffic) = setup.traffic.first().filter(|_| setup.first) else { return Ok(()) };
+        for ready in beds {
+            self.step(&format!("{}: {} rules, latency and the host's own traffic", ready.path.name, ready.plan.rules));
+            let slice = self.options.slice;
+            self.report.latency.extend(latency::measure(&mut self.driver, ready, *traffic, slice)?);
+            self.report.host_traffic.extend(host_traffic::measure(&self.driver, ready, slice)?);
+            self.report.programs.extend(programs::alone(&mut self.driver, ready)?);
+        }
+        Ok(())
+    }
+}
+
+/// A clock tick of /proc/stat: USER_HZ is 100 on every architecture that Wayfork runs on.
+const TICK_NS: f64 = 1e7;
