@@ -67,6 +67,18 @@ pub struct Sink {
     pub ttl: u32,
     /// 1: keep the time that each packet took, in `TIMES`.
     pub sample: u32,
+    /// The clock is read at packets whose number has none of these bits: it costs time.
+    pub stamp: u32,
+}
+
+/// When packets were on their way, by CLOCK_MONOTONIC in nanoseconds; 0 is not yet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Span {
+    /// The first one was sent.
+    pub first: u64,
+    /// The last one whose number `Sink::stamp` names arrived.
+    pub last: u64,
 }
 
 /// The one entry of the map of the bare TC program: where every packet goes.
@@ -144,14 +156,14 @@ impl Plan {
     /// The section of a rule, from 0.
     #[inline(always)]
     pub fn section(&self, rule: u32) -> u32 {
-        // Never 0; the verifier would have a division by zero be 0.
-        rule / self.per_section
+        // Neither this nor `exits` is ever 0, which BPF programs cannot know.
+        rule.checked_div(self.per_section).unwrap_or(0)
     }
 
     /// The exit of a rule, from 0.
     #[inline(always)]
     pub fn exit(&self, rule: u32) -> u32 {
-        self.section(rule) % self.exits
+        self.section(rule).checked_rem(self.exits).unwrap_or(0)
     }
 
     /// Where the prefix of a rule stands among all: blocks of neighbours, scattered.

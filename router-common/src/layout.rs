@@ -413,7 +413,7 @@ pub const NO_RULE: u32 = u32::MAX;
 #[cfg(feature = "user")]
 mod user {
     use super::*;
-    use crate::bench::{Generator, Limit, Sink};
+    use crate::bench::{Generator, Limit, Sink, Span};
 
     macro_rules! pod { ($($name:ident),*) => { $(
         // SAFETY: repr(C), Copy, 'static, and without padding: bytemuck's derive of Pod proves it.
@@ -435,7 +435,8 @@ mod user {
         Sample,
         Generator,
         Limit,
-        Sink
+        Sink,
+        Span
     );
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::XdpContext;
-use router_common::bench::{COUNTS, Count, ETHERNET, MAGIC, PAYLOAD, SAMPLES, Sink, fold, sink_mac};
+use router_common::bench::{COUNTS, Count, ETHERNET, MAGIC, PAYLOAD, SAMPLES, Sink, Span, fold, sink_mac};
 use router_common::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 
 #[map]
@@ -18,6 +18,9 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTS as u32,
 #[map]
 static TIMES: Array<u32> = Array::with_max_entries(SAMPLES, 0);
 
+#[map]
+static SPAN: PerCpuArray<Span> = PerCpuArray::with_max_entries(1, 0);
+
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> u32 {
     let frame = Bytes::new(ctx.data(), ctx.data_end());
@@ -28,22 +31,33 @@ pub fn run(ctx: &XdpContext) -> u32 {
         // SAFETY: as above.
         unsafe { *counter = count + 1 };
         if matches!(judged, Count::Right) {
-            sample(count as u32, sent);
+            stamp(count as u32, sent);
         }
     }
     XDP_DROP
 }
 
 #[inline(always)]
-fn sample(number: u32, sent: u64) {
-    if SINK.get(0).is_none_or(|sink| sink.sample == 0) {
+fn stamp(number: u32, sent: u64) {
+    let Some(sink) = SINK.get(0) else { return };
+    let Some(span) = SPAN.get_ptr_mut(0) else { return };
+    // SAFETY: an entry of this CPU's own.
+    let span = unsafe { &mut *span };
+    if span.first == 0 {
+        span.first = sent;
+    }
+    if number & sink.stamp != 0 {
         return;
     }
     // SAFETY: a plain helper.
-    let took = unsafe { bpf_ktime_get_ns() } - sent;
+    let now = unsafe { bpf_ktime_get_ns() };
+    span.last = now;
+    if sink.sample == 0 {
+        return;
+    }
     if let Some(time) = TIMES.get_ptr_mut(number & (SAMPLES - 1)) {
         // SAFETY: an entry of the map; the samples are read when no packet is on its way.
-        unsafe { *time = took as u32 };
+        unsafe { *time = (now - sent) as u32 };
     }
 }
 

@@ -25,10 +25,10 @@ pub struct Shot {
     pub sent: u64,
     /// Arrived, by [`Count`].
     pub counts: [u64; COUNTS],
-    /// Until the last one arrived.
+    /// From the first one's sending to the last one's arrival.
     pub time: Duration,
-    /// The CPU was not idle, in clock ticks.
-    pub busy: u64,
+    /// Time that the sending thread and the CPU's ksoftirqd had.
+    pub cpu: Duration,
 }
 
 impl Shot {
@@ -39,7 +39,7 @@ impl Shot {
 
     /// Packets a second that arrived as they should.
     pub fn pps(&self) -> f64 {
-        self.right() as f64 / self.time.as_secs_f64().max(1e-9)
+        if self.time.is_zero() { 0.0 } else { self.right() as f64 / self.time.as_secs_f64() }
     }
 }
 
@@ -52,12 +52,22 @@ pub struct Pace {
     pub batch: u32,
 }
 
+impl Pace {
+    /// Of many packets the clock is read at few.
+    fn stamp(self) -> u32 {
+        if self.packets >= 1 << 16 { 63 } else { 0 }
+    }
+}
+
 /// Drives paths from one CPU.
 #[derive(Debug)]
 pub struct Driver {
     /// The programs.
     pub workload: Workload,
     cpu: usize,
+    /// What the sink is told, but for the pace.
+    sink: Sink,
+    softirqs: Option<u32>,
 }
 
 impl Driver {
@@ -76,7 +86,8 @@ impl Driver {
             others.unset(cpu).map_err(failed)?;
             sched_setaffinity(own, &others).map_err(failed)?;
         }
-        Ok(Driver { workload: Workload::load()?, cpu })
+        let sink = Sink { ttl: 0, sample: 0, stamp: 0 };
+        Ok(Driver { workload: Workload::load()?, cpu, sink, softirqs: softirq_thread(cpu) })
     }
 
     /// The CPU that sends, routes and counts.
@@ -88,12 +99,14 @@ impl Driver {
     pub fn aim(&mut self, ready: &Ready, traffic: Traffic, sample: bool) -> Result<u32> {
         let (generator, sink) = aim(ready.path, ready.plan, traffic);
         self.workload.set_generator(&generator)?;
-        self.workload.set_sink(&Sink { sample: u32::from(sample), ..sink })?;
+        self.sink = Sink { sample: u32::from(sample), ..sink };
+        self.workload.set_sink(&self.sink)?;
         Ok(generator.length)
     }
 
     /// Sends packets and waits for them.
-    pub fn shoot(&self, ready: &Ready, pace: Pace) -> Result<Shot> {
+    pub fn shoot(&mut self, ready: &Ready, pace: Pace) -> Result<Shot> {
+        self.workload.set_sink(&Sink { stamp: pace.stamp(), ..self.sink })?;
         self.within(ready, || self.burst(pace))
     }
 
@@ -107,17 +120,26 @@ impl Driver {
 
     fn burst(&self, pace: Pace) -> Result<Shot> {
         let before = self.workload.counts()?;
-        let busy = busy_ticks(self.cpu);
-        let start = Instant::now();
+        let used = self.cpu_time();
         self.workload.send(pace.packets, pace.batch)?;
-        let (counts, end) = self.settled(before, u64::from(pace.packets))?;
-        let time = end.duration_since(start);
-        Ok(Shot { sent: pace.packets.into(), counts, time, busy: busy_ticks(self.cpu).saturating_sub(busy) })
+        let counts = self.settled(before, u64::from(pace.packets))?;
+        let cpu = self.cpu_time().saturating_sub(used);
+        let time = self.workload.span()?.unwrap_or_default();
+        Ok(Shot { sent: pace.packets.into(), counts, time, cpu })
     }
 
-    /// What arrived since `before`, once all has arrived or no more comes, and when that was. The CPU is this thread's: while it
-    /// waits, what is left to do is done.
-    fn settled(&self, before: [u64; COUNTS], sent: u64) -> Result<([u64; COUNTS], Instant)> {
+    /// What the calling thread and the CPU's ksoftirqd have had so far. Interrupts are in it where the kernel does not keep
+    /// their time apart (CONFIG_IRQ_TIME_ACCOUNTING).
+    fn cpu_time(&self) -> Duration {
+        let own = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID);
+        let stat = self.softirqs.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/schedstat")).ok());
+        let softirqs = stat.and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
+        own.map_or(Duration::ZERO, Duration::from) + Duration::from_nanos(softirqs)
+    }
+
+    /// What arrived since `before`, once all has arrived or no more comes. The CPU is this thread's: while it waits, what is
+    /// left to do is done.
+    fn settled(&self, before: [u64; COUNTS], sent: u64) -> Result<[u64; COUNTS]> {
         let (mut last, mut changed) = (None, Instant::now());
         loop {
             let now = self.workload.counts()?;
@@ -129,7 +151,7 @@ impl Driver {
                 (last, changed) = (Some(counts), Instant::now());
             }
             if counts.iter().sum::<u64>() >= sent || changed.elapsed() > QUIET {
-                return Ok((counts, changed));
+                return Ok(counts);
             }
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -151,18 +173,17 @@ impl Driver {
     }
 
     /// Finds how many packets take `slice`.
-    pub fn pace(&self, ready: &Ready, slice: Duration) -> Result<Pace> {
+    pub fn pace(&mut self, ready: &Ready, slice: Duration) -> Result<Pace> {
         let mut packets = 8;
         loop {
-            let pace = Pace { packets, batch: packets.min(BATCH) };
-            let shot = self.shoot(ready, pace)?;
+            let shot = self.shoot(ready, Pace { packets, batch: packets.min(BATCH) })?;
             let share = slice.as_secs_f64() / shot.time.as_secs_f64().max(1e-6);
-            if share <= 8.0 || packets > 1 << 27 {
-                let packets = (f64::from(packets) * share).clamp(1.0, f64::from(1u32 << 30)) as u32;
+            let more = (f64::from(packets) * share.min(8.0)).clamp(1.0, f64::from(1u32 << 30)) as u32;
+            if share <= 2.0 || more <= packets {
                 // A burst should not be the whole of a slice.
-                return Ok(Pace { packets, batch: (packets / 4).clamp(1, BATCH) });
+                return Ok(Pace { packets: more, batch: (more / 4).clamp(1, BATCH) });
             }
-            packets = packets.saturating_mul(4);
+            packets = more;
         }
     }
 }
@@ -180,25 +201,33 @@ fn aim(path: &Path, plan: Plan, traffic: Traffic) -> (Generator, Sink) {
     };
     let ttl = u32::from(SENT_TTL);
     if !path.is_direct() {
-        return (generator, Sink { ttl: ttl - 1, sample: 0 });
+        return (generator, Sink { ttl: ttl - 1, sample: 0, stamp: 0 });
     }
     let macs = [sink_mac(index::DIRECT_SINK), generator.macs[1]];
-    (Generator { oif: index::DIRECT, first_exit: index::DIRECT_SINK, macs, ..generator }, Sink { ttl, sample: 0 })
+    (
+        Generator { oif: index::DIRECT, first_exit: index::DIRECT_SINK, macs, ..generator },
+        Sink { ttl, sample: 0, stamp: 0 },
+    )
 }
 
-/// Keeps the calling thread on one CPU.
+/// Keeps the calling thread on one CPU, and other threads from interrupting it there: real-time priority, the lowest of it. Where
+/// that is refused, it shares the CPU as others do.
 pub fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     let pinned = set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-    pinned.map_err(|errno| Error::new(format!("use CPU {cpu}"), errno.into()))
+    pinned.map_err(|errno| Error::new(format!("use CPU {cpu}"), errno.into()))?;
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameter is read only; 0 is the calling thread.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
+        tracing::debug!("no real-time priority: {}", std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
-/// Clock ticks that a CPU was not idle for; 0 where the kernel does not say.
-fn busy_ticks(cpu: usize) -> u64 {
-    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let name = format!("cpu{cpu} ");
-    let Some(line) = stat.lines().find_map(|line| line.strip_prefix(&name)) else { return 0 };
-    // user nice system idle iowait irq softirq steal …
-    let numbers = line.split_whitespace().take(8).enumerate();
-    numbers.filter(|(place, _)| !matches!(place, 3 | 4)).filter_map(|(_, text)| text.parse::<u64>().ok()).sum()
+/// The thread that does a CPU's work of networking where there is too much of it for others' time.
+fn softirq_thread(cpu: usize) -> Option<u32> {
+    let name = format!("ksoftirqd/{cpu}");
+    let is_it = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name);
+    let numbers = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.into_iter().find(is_it)
 }

@@ -75,7 +75,7 @@ pub struct Row {
     pub ratio_to_limit: Option<f64>,
     /// `ns_per_packet` without generator and sink.
     pub net_ns_per_packet: Option<f64>,
-    /// Time that the CPU was not idle for each packet, by its clock ticks: other work on it included.
+    /// Time that the sending thread and the CPU's ksoftirqd had for each packet, the making of the generator's pages included.
     pub cpu_ns_per_packet: Option<f64>,
     /// `pps` over the rounds.
     pub spread: Spread,

@@ -105,7 +105,7 @@ pub fn nft(plan: &Plan) -> String {
         writeln!(text, "{} : {:#x},", prefix(plan, number), plan.exit(number) + 1).ok();
     }
     text += "} }\nchain marks { type filter hook prerouting priority mangle; policy accept; ";
-    text += &format!("meta mark set {selector} map @classes }}\n}}\n");
+    text += &format!("meta mark set {selector} map @classes; }}\n}}\n");
     text
 }
 

@@ -174,7 +174,7 @@ impl Bench<'_> {
             let ns = |pps: f64| 1e9 / pps.max(1e-9);
             let right: u64 = shots[place].iter().map(Shot::right).sum();
             let arrived: u64 = shots[place].iter().flat_map(|shot| shot.counts).sum();
-            let busy: u64 = shots[place].iter().map(|shot| shot.busy).sum();
+            let cpu: f64 = shots[place].iter().map(|shot| shot.cpu.as_secs_f64()).sum();
             self.report.results.push(Row {
                 path: ready.path.name,
                 rules: ready.plan.rules,
@@ -185,7 +185,7 @@ impl Bench<'_> {
                 ratio_to_kernel: of(KERNEL).and_then(|kernel| stats::ratio(&pps[place], kernel)),
                 ratio_to_limit: of(LIMIT).and_then(|limit| stats::ratio(&pps[place], limit)),
                 net_ns_per_packet: harness.map(|harness| ns(spread.median) - ns(harness)),
-                cpu_ns_per_packet: (busy > 0 && right > 0).then(|| busy as f64 * TICK_NS / right as f64),
+                cpu_ns_per_packet: (right > 0).then(|| cpu * 1e9 / right as f64),
                 spread,
                 round_pps: pps[place].clone(),
                 sent: shots[place].iter().map(|shot| shot.sent).sum(),
@@ -210,6 +210,3 @@ impl Bench<'_> {
         Ok(())
     }
 }
-
-/// A clock tick of /proc/stat: USER_HZ is 100 on every architecture that Wayfork runs on.
-const TICK_NS: f64 = 1e7;

@@ -7,13 +7,13 @@ use super::object::BENCH_OBJECT;
 use super::tables::take;
 use super::{Error, Result};
 use aya::Ebpf;
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::links::LinkOrder;
 use aya::programs::{
     ProgramError, SchedClassifier, TcAttachType, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode,
     tc::TcAttachOptions,
 };
-use router_common::bench::{COUNTS, Generator, Limit, SAMPLES, Sink};
+use router_common::bench::{COUNTS, Generator, Limit, SAMPLES, Sink, Span};
 use std::time::Duration;
 
 const GENERATE: &str = "generate";
@@ -29,6 +29,7 @@ pub struct Workload {
     limit: Array<MapData, Limit>,
     counters: PerCpuArray<MapData, u64>,
     times: Array<MapData, u32>,
+    span: PerCpuArray<MapData, Span>,
     /// What the generator's frames are made from: the generator writes the headers.
     template: Vec<u8>,
 }
@@ -57,6 +58,7 @@ impl Workload {
             limit: take(&mut ebpf, "LIMIT")?,
             counters: take(&mut ebpf, "COUNTERS")?,
             times: take(&mut ebpf, "TIMES")?,
+            span: take(&mut ebpf, "SPAN")?,
             template: Vec::new(),
             ebpf,
         })
@@ -95,9 +97,21 @@ impl Workload {
         self.generator.set(0, generator, 0).map_err(|error| Error::from_map("write the map GENERATOR", error))
     }
 
-    /// What the sink takes for right.
+    /// What the sink takes for right. The span of packets begins anew.
     pub fn set_sink(&mut self, sink: &Sink) -> Result<()> {
-        self.sink.set(0, sink, 0).map_err(|error| Error::from_map("write the map SINK", error))
+        self.sink.set(0, sink, 0).map_err(|error| Error::from_map("write the map SINK", error))?;
+        let what = "write the map SPAN";
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| Error::from_os(what, error))?;
+        let none = PerCpuValues::try_from(vec![Span::default(); cpus]).map_err(|error| Error::from_os(what, error))?;
+        self.span.set(0, none, 0).map_err(|error| Error::from_map(what, error))
+    }
+
+    /// From the first packet's sending to the last one's arrival, since [`Workload::set_sink`]; None where none arrived right.
+    /// All packets must have arrived by one CPU.
+    pub fn span(&self) -> Result<Option<Duration>> {
+        let spans = self.span.get(&0, 0).map_err(|error| Error::from_map("read the map SPAN", error))?;
+        let used = spans.iter().find(|span| span.last > span.first && span.first != 0);
+        Ok(used.map(|span| Duration::from_nanos(span.last - span.first)))
     }
 
     /// Sends packets from the calling thread, on its CPU, `batch` at a time (1 to 256).
