@@ -6,11 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Prefixes as (first, last) address, IPv6's upper 64 bits.
 fn range(plan: &Plan, ([first, second], length): ([u32; 2], u32)) -> (u64, u64) {
-    let (start, bits) = if plan.family == IPV4 {
-        (u64::from(first), 32)
-    } else {
-        (u64::from(first) << 32 | u64::from(second), 64)
-    };
+    let (start, bits) =
+        if plan.family == IPV4 { (u64::from(first), 32) } else { (u64::from(first) << 32 | u64::from(second), 64) };
     assert!(length <= bits, "{length}");
     let size = 1u64 << (bits - length);
     assert_eq!(start % size, 0, "{start:x}/{length} has host bits");

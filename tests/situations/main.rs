@@ -2,6 +2,7 @@
 
 mod chains;
 mod exceptions;
+mod bench;
 mod firewall;
 mod foreign;
 mod frames;

@@ -173,7 +173,7 @@ impl Bench<'_> {
             let Some(spread) = stats::spread(&pps[place]) else { continue };
             let ns = |pps: f64| 1e9 / pps.max(1e-9);
             let right: u64 = shots[place].iter().map(Shot::right).sum();
-            let arrived: u64 = shots[place].iter().flat_map(|shot| shot.counts).sum();
+            let arrived: u64 = shots[place].iter().map(Shot::arrived).sum();
             let cpu: f64 = shots[place].iter().map(|shot| shot.cpu.as_secs_f64()).sum();
             self.report.results.push(Row {
                 path: ready.path.name,

@@ -1,0 +1,102 @@
+//! `wayfork bench`: every path runs, forwards and counts right. How fast is nobody's business here.
+
+use crate::EXE;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::process::Command;
+use wayfork_tests::Bed;
+
+fn json(args: &[&str]) -> Result<Value> {
+    let output = Command::new(EXE).args(["--json", "bench"]).args(args).output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {errors}{}", output.status, String::from_utf8_lossy(&output.stdout));
+    serde_json::from_slice(&output.stdout).with_context(|| errors.into_owned())
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[test]
+fn every_path_forwards_and_is_counted() -> Result<()> {
+    if Bed::new(EXE)?.is_none() {
+        return Ok(());
+    }
+    let paths = json(&["--list"])?;
+    let report = json(&["--quick", "--size", "1,40", "--family", "both", "--flows", "one,random"])?;
+    let left_out = list(&report["left_out"]);
+    ensure!(left_out.is_empty(), "{left_out:?}");
+    let results = list(&report["results"]);
+    for path in list(&paths["paths"]) {
+        let path = &path["path"];
+        for family in ["ipv4", "ipv6"] {
+            for (rules, flows) in [(1, "one"), (1, "random"), (40, "one"), (40, "random")] {
+                let is_it = |row: &&Value| {
+                    row["path"] == *path && row["family"] == family && row["rules"] == rules && row["flows"] == flows
+                };
+                let row = results.iter().find(is_it);
+                let row = row.with_context(|| format!("{path}, {family}, {rules} rules, {flows}: no result"))?;
+                check(row)?;
+            }
+        }
+    }
+    for (part, numbers) in [
+        ("loading", &["ms"][..]),
+        ("latency", &["p50_ns", "p99_ns", "packets"]),
+        ("host_traffic", &["udp_sends", "tcp_connects"]),
+    ] {
+        ensure!(!list(&report[part]).is_empty(), "nothing of {part}");
+        for row in list(&report[part]) {
+            ensure!(numbers.iter().all(|name| row[name].as_f64().is_some_and(|number| number > 0.0)), "{part}: {row}");
+        }
+    }
+    Ok(())
+}
+
+/// Packets arrived, none of them wrong, and Wayfork did what the path is named after.
+fn check(row: &Value) -> Result<()> {
+    ensure!(row["arrived"].as_u64().is_some_and(|arrived| arrived > 0) && row["wrong"] == 0, "{row}");
+    for number in ["pps", "ns_per_packet", "ratio_to_kernel"] {
+        ensure!(row[number].as_f64().is_some_and(|number| number > 0.0), "{number}: {row}");
+    }
+    let did = |action: &str| row["actions"][action].as_u64().unwrap_or(0);
+    match row["path"].as_str().unwrap_or_default() {
+        "wayfork-redirect" | "foreign-redirect" => ensure!(did("redirect") > 0 && did("mark") == 0, "{row}"),
+        "wayfork-mark" | "foreign-mark" => ensure!(did("mark") > 0 && did("redirect") == 0, "{row}"),
+        _ => ensure!(did("redirect") == 0 && did("mark") == 0, "{row}"),
+    }
+    Ok(())
+}
+
+#[test]
+fn with_rp_filter_the_action_taken_is_named() -> Result<()> {
+    if Bed::new(EXE)?.is_none() {
+        return Ok(());
+    }
+    let args = ["--quick", "--size", "4", "--rp-filter", "2", "--path", "stack-flat,wayfork-redirect"];
+    let report = json(&args)?;
+    ensure!(list(&report["left_out"]).is_empty(), "{}", report["left_out"]);
+    let row = list(&report["results"]).iter().find(|row| row["path"] == "wayfork-redirect");
+    let row = row.context("no result")?;
+    ensure!(row["rp_filter"] == 2 && row["arrived"].as_u64().is_some_and(|arrived| arrived > 0), "{row}");
+    ensure!(row["actions"]["redirect"].is_null(), "rp_filter is skipped: {row}");
+    ensure!(row["actions"].as_object().is_some_and(|actions| !actions.is_empty()), "{row}");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_what_is_unbearable_left_out() -> Result<()> {
+    let output = Command::new(EXE).args(["bench", "--path", "nope"]).output()?;
+    let text = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(2) && text.contains("stack-flat"), "{:?}: {text}", output.status);
+    let output = Command::new(EXE).args(["bench", "--packet", "9000"]).output()?;
+    ensure!(output.status.code() == Some(2), "{:?}", output.status);
+    if Bed::new(EXE)?.is_none() {
+        return Ok(());
+    }
+    let report = json(&["--quick", "--size", "1000000", "--path", "stack-flat"])?;
+    ensure!(list(&report["results"]).is_empty(), "{}", report["results"]);
+    let left = &list(&report["left_out"])[0];
+    ensure!(left["rules"] == 1_000_000 && left["why"].as_str().is_some_and(|why| why.contains("bearable")), "{left}");
+    Ok(())
+}
