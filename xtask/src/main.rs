@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds, runs, tests and checks Wayfork, and gets by itself what that needs.
 
+mod bench;
 mod build;
 mod elf;
 mod lint;
@@ -46,6 +47,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<std::ffi::OsString>,
     },
+    /// Build, then measure every path: JSON, Markdown and plots in target/bench/
+    Bench {
+        /// Measure nothing: show what this file of `wayfork bench --json` holds
+        #[arg(long, conflicts_with = "args")]
+        from: Option<std::path::PathBuf>,
+        /// What `wayfork bench` is given; by default all traffic, 1 to 100,000 rules
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
     /// Build, then run every test, the privileged ones included
     Test {
         /// What each test binary is given: a part of a test's name, --nocapture …
@@ -63,6 +73,7 @@ fn main() -> ExitCode {
         Task::Toolchain { way } => toolchain::command(way),
         Task::Build { debug, ebpf_only } => build::command(debug, ebpf_only),
         Task::Run { args } => run::command(&args),
+        Task::Bench { from, args } => bench::command(from.as_deref(), &args),
         Task::Test { args } => test::command(&args),
         Task::Lint => lint::command(),
         Task::Tidy => tidy::command(),

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Command, ExitCode},
 };
 
@@ -15,20 +16,23 @@ use crate::{build, privilege::is_root};
 pub fn command(args: &[OsString]) -> Result<ExitCode> {
     let args = if args.is_empty() { vec!["lab".into()] } else { args.to_vec() };
     let wayfork = build::binary(false)?;
-    let sudo = needs_privilege(&args) && !is_root();
-    let mut command = if sudo {
-        eprintln!("wayfork {} needs root: starting it through sudo", args[0].display());
-        let mut command = Command::new("sudo");
-        command.arg("--").arg(&wayfork);
-        command
-    } else {
-        Command::new(&wayfork)
-    };
+    let mut command = starter(&wayfork, needs_privilege(&args));
     let error = command.args(&args).exec();
-    if sudo {
+    if command.get_program() != wayfork {
         bail!("cannot start sudo ({error}); run this as root: {}", wayfork.display());
     }
     bail!("cannot start {}: {error}", wayfork.display());
+}
+
+/// Starts `wayfork`, through sudo where it needs root and this is not root.
+pub fn starter(wayfork: &Path, privileged: bool) -> Command {
+    if !privileged || is_root() {
+        return Command::new(wayfork);
+    }
+    eprintln!("this needs root: starting it through sudo");
+    let mut command = Command::new("sudo");
+    command.arg("--").arg(wayfork);
+    command
 }
 
 /// True for what touches the kernel. What only reads a file or prints help runs as the user.
@@ -41,7 +45,7 @@ fn needs_privilege(args: &[OsString]) -> bool {
     match verbs.next().map(AsRef::as_ref) {
         Some("check" | "help") | None => false,
         Some("import") => verbs.next().is_none_or(|what| what != "wg-quick"),
-        Some("lab") => !words.iter().any(|word| word == "--list"),
+        Some("lab" | "bench") => !words.iter().any(|word| word == "--list"),
         Some(_) => true,
     }
 }
@@ -56,7 +60,9 @@ mod tests {
 
     #[test]
     fn what_touches_the_kernel_needs_privilege() {
-        for line in ["lab", "run policy.toml", "--json status", "import kernel", "-n blue explain 1.2.3.4"] {
+        for line in
+            ["lab", "bench --quick", "run policy.toml", "--json status", "import kernel", "-n blue explain 1.2.3.4"]
+        {
             assert!(needs(line), "{line}");
         }
     }
@@ -71,6 +77,7 @@ mod tests {
             "run --help",
             "-V",
             "lab --list",
+            "bench --list",
         ] {
             assert!(!needs(line), "{line}");
         }
