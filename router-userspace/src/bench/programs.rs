@@ -50,16 +50,16 @@ pub fn alone(driver: &mut Driver, ready: &Ready) -> Result<Option<ProgramRow>> {
 /// What the verifier made of the programs.
 pub fn verified() -> Result<Vec<ProgramRow>> {
     let mut fast = FastPath::load(Capacity::of(&Generation::default()))?;
-    let counts = fast.verified_instructions()?;
-    let row = |(program, verified_instructions): (&str, Option<u32>)| ProgramRow {
+    let verified = fast.verified()?;
+    let row = |(program, verified): (&str, fastpath::Verified)| ProgramRow {
         program: program.to_owned(),
         rules: None,
         family: None,
         ns: None,
-        verified_instructions,
-        stack_bytes: None,
+        verified_instructions: verified.instructions,
+        stack_bytes: verified.stack,
     };
-    Ok([fastpath::PROGRAM, fastpath::PROBE].into_iter().zip(counts).map(row).collect())
+    Ok([fastpath::PROGRAM, fastpath::PROBE].into_iter().zip(verified).map(row).collect())
 }
 
 /// The first packet of a flow, as the generator writes it but for the payload.

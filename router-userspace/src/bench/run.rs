@@ -172,6 +172,7 @@ impl Bench<'_> {
         for (place, ready) in beds.iter().enumerate() {
             let Some(spread) = stats::spread(&pps[place]) else { continue };
             let ns = |pps: f64| 1e9 / pps.max(1e-9);
+            let routes = (!ready.path.is_direct()).then_some(());
             let right: u64 = shots[place].iter().map(Shot::right).sum();
             let arrived: u64 = shots[place].iter().map(Shot::arrived).sum();
             let cpu: f64 = shots[place].iter().map(|shot| shot.cpu.as_secs_f64()).sum();
@@ -182,8 +183,8 @@ impl Bench<'_> {
                 frame: frames[place],
                 pps: spread.median,
                 ns_per_packet: ns(spread.median),
-                ratio_to_kernel: of(KERNEL).and_then(|kernel| stats::ratio(&pps[place], kernel)),
-                ratio_to_limit: of(LIMIT).and_then(|limit| stats::ratio(&pps[place], limit)),
+                ratio_to_kernel: routes.and(of(KERNEL)).and_then(|kernel| stats::ratio(&pps[place], kernel)),
+                ratio_to_limit: routes.and(of(LIMIT)).and_then(|limit| stats::ratio(&pps[place], limit)),
                 net_ns_per_packet: harness.map(|harness| ns(spread.median) - ns(harness)),
                 cpu_ns_per_packet: (right > 0).then(|| cpu * 1e9 / right as f64),
                 spread,

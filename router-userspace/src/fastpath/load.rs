@@ -105,17 +105,28 @@ impl FastPath {
         Ok(FastPath { ebpf, tables, capacity, attachments: BTreeMap::new(), logger })
     }
 
-    /// How many instructions the verifier looked at, for the attached program and for the probe (5.16 and later).
-    pub fn verified_instructions(&mut self) -> Result<[Option<u32>; 2]> {
-        let mut counts = [None; 2];
-        for (count, name) in counts.iter_mut().zip([PROGRAM, PROBE]) {
-            let info = program(&mut self.ebpf, name)?.info();
-            *count = info
-                .map_err(|error| Error::from_any("read the program's information", error))?
-                .verified_instruction_count();
+    /// How many instructions the verifier looked at (5.16 and later) and how many bytes of stack it found, for the attached
+    /// program and for the probe.
+    pub fn verified(&mut self) -> Result<[Verified; 2]> {
+        let mut all = [Verified::default(); 2];
+        for (verified, name) in all.iter_mut().zip([PROGRAM, PROBE]) {
+            let program = program(&mut self.ebpf, name)?;
+            let what = "read the program's information";
+            let info = program.info().map_err(|error| Error::from_any(what, error))?;
+            verified.instructions = info.verified_instruction_count();
+            verified.stack = super::stack::depth(&info.fd().map_err(|error| Error::from_any(what, error))?)?;
         }
-        Ok(counts)
+        Ok(all)
     }
+}
+
+/// What the verifier found out about a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Instructions it looked at, the same one by several ways included.
+    pub instructions: Option<u32>,
+    /// Bytes of stack of the deepest chain of calls.
+    pub stack: Option<u32>,
 }
 
 /// One of the two programs.

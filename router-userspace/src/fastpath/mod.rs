@@ -15,6 +15,7 @@ mod load;
 mod object;
 mod probe;
 mod samples;
+mod stack;
 mod tables;
 mod workload;
 
@@ -22,7 +23,7 @@ pub use attach::{Attached, ForeignProgram};
 pub use error::{Error, Result};
 pub use foreign::netfilter_programs;
 pub use frame::ethernet_frame;
-pub use load::{Capacity, FastPath};
+pub use load::{Capacity, FastPath, Verified};
 pub use object::EBPF_OBJECT;
 pub use probe::Context;
 pub use samples::Samples;

@@ -10,10 +10,14 @@ fn the_kernel_takes_the_program() {
         return;
     }
     let mut fast = FastPath::load(Capacity::of(&Generation::default())).expect("load the fast path");
-    let counts = fast.verified_instructions().expect("program information");
-    eprintln!("instructions looked at by the verifier: {counts:?}");
-    // The limit is a million; a jump towards it says that ways have begun to multiply.
-    assert!(counts.iter().flatten().all(|&count| count < 100_000), "{counts:?}");
+    let verified = fast.verified().expect("program information");
+    eprintln!("what the verifier found: {verified:?}");
+    for found in verified {
+        // The limit is a million; a jump towards it says that ways have begun to multiply.
+        assert!(found.instructions.is_none_or(|count| count < 100_000), "{verified:?}");
+        // The limit is 512 in all.
+        assert!(found.stack.is_some_and(|bytes| (1..=512).contains(&bytes)), "{verified:?}");
+    }
 }
 
 #[test]
