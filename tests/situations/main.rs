@@ -1,8 +1,8 @@
 //! Real packets through anonymous network namespaces, with the real binary. One file per situation.
 
+mod bench;
 mod chains;
 mod exceptions;
-mod bench;
 mod firewall;
 mod foreign;
 mod frames;

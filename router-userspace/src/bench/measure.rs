@@ -15,7 +15,7 @@ const BATCH: u32 = 64;
 /// Packets by which a path is checked before it is measured.
 const CHECKED: u32 = 256;
 
-/// When nothing has arrived for so long, no more comes: a burst on 100,000 rules takes a third of it.
+/// When nothing has arrived for so long, no more comes: a burst on 100,000 rules takes half of it.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// What came of some packets.

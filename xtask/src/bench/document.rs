@@ -153,16 +153,3 @@ pub fn once<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     }
     found
 }
-
-/// With commas between thousands.
-pub fn number(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}

@@ -1,6 +1,8 @@
 //! The figures as a page of Markdown.
 
-use super::document::{Report, Row, number, once};
+use indicatif::HumanCount;
+
+use super::document::{Report, Row, once};
 
 /// The whole page.
 pub fn page(report: &Report) -> String {
@@ -26,7 +28,7 @@ pub fn page(report: &Report) -> String {
     if !report.left_out.is_empty() {
         page += "\n## Left out\n\n";
         for left in &report.left_out {
-            let rules = left.rules.map(|rules| format!(", {} rules", number(rules.into()))).unwrap_or_default();
+            let rules = left.rules.map(|rules| format!(", {} rules", number(rules))).unwrap_or_default();
             page += &format!("- {}{rules}: {}\n", left.path, left.why.replace('\n', " "));
         }
     }
@@ -53,7 +55,7 @@ fn by_size(rows: &[&Row], cell: impl Fn(&Row) -> String) -> String {
     let sizes = once(rows.iter().map(|row| row.rules));
     let paths = once(rows.iter().map(|row| row.path.as_str()));
     let mut header = vec!["path".to_owned()];
-    header.extend(sizes.iter().map(|size| number((*size).into())));
+    header.extend(sizes.iter().map(|size| number(*size)));
     let lines = paths.iter().map(|path| {
         let mut line = vec![(*path).to_owned()];
         line.extend(sizes.iter().map(|size| {
@@ -71,7 +73,7 @@ fn details(rows: &[&Row]) -> String {
         let did = row.actions.iter().flatten().max_by_key(|(_, packets)| **packets);
         vec![
             row.path.clone(),
-            number(row.rules.into()),
+            number(row.rules),
             decimals(row.pps.map(|pps| pps / 1e3), 1),
             format!("{:.1}–{:.1}", row.spread.q1 / 1e3, row.spread.q3 / 1e3),
             decimals(row.ns_per_packet, 0),
@@ -96,29 +98,23 @@ fn further(report: &Report) -> String {
         }
     };
     let rows = report.loading.iter().map(|row| {
-        let (rules, ms) = (number(row.rules.into()), decimals(Some(row.ms), 1));
+        let (rules, ms) = (number(row.rules), decimals(Some(row.ms), 1));
         vec![row.path.clone(), rules, row.family.clone(), ms, mib(row.peak_bytes), mib(row.map_bytes)]
     });
     part("Installing the rules", &["path", "rules", "family", "ms", "peak MiB", "maps MiB"], rows.collect());
     let rows = report.latency.iter().map(|row| {
         let us = |ns: f64| decimals(Some(ns / 1e3), 1);
-        vec![row.path.clone(), number(row.rules.into()), row.family.clone(), us(row.p50_ns), us(row.p99_ns)]
+        vec![row.path.clone(), number(row.rules), row.family.clone(), us(row.p50_ns), us(row.p99_ns)]
     });
     part("One packet at a time", &["path", "rules", "family", "p50 µs", "p99 µs"], rows.collect());
     let rows = report.host_traffic.iter().map(|row| {
         let kilo = |rate: f64| decimals(Some(rate / 1e3), 1);
-        vec![
-            row.path.clone(),
-            number(row.rules.into()),
-            row.family.clone(),
-            kilo(row.udp_sends),
-            kilo(row.tcp_connects),
-        ]
+        vec![row.path.clone(), number(row.rules), row.family.clone(), kilo(row.udp_sends), kilo(row.tcp_connects)]
     });
     let header = ["path", "rules", "family", "thousand datagrams/s", "thousand connect()/s"];
     part("What the host itself sends", &header, rows.collect());
     let rows = report.programs.iter().map(|row| {
-        let count = |value: Option<u32>| value.map_or(String::new(), |value| number(value.into()));
+        let count = |value: Option<u32>| value.map_or(String::new(), number);
         let family = row.family.clone().unwrap_or_default();
         let (verified, stack) = (count(row.verified_instructions), count(row.stack_bytes));
         vec![row.program.clone(), count(row.rules), family, decimals(row.ns, 0), verified, stack]
@@ -126,6 +122,11 @@ fn further(report: &Report) -> String {
     let header = ["program", "rules", "family", "ns", "verified instructions", "stack bytes"];
     part("The programs by themselves", &header, rows.collect());
     page
+}
+
+/// With commas between thousands.
+fn number(number: u32) -> String {
+    HumanCount(number.into()).to_string()
 }
 
 fn decimals(value: Option<f64>, places: usize) -> String {

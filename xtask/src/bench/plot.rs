@@ -7,9 +7,10 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
+use indicatif::HumanCount;
 use plotters::{coord::Shift, prelude::*, style::register_font};
 
-use super::document::{Report, number, once};
+use super::document::{Report, once};
 
 /// Carried in this program: machines without a desktop have no fonts.
 const FONT: &str = "DejaVu Sans";
@@ -101,6 +102,7 @@ impl Chart {
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, (FONT, 20))
             .margin(12)
+            .margin_right(40)
             .x_label_area_size(44)
             .y_label_area_size(76)
             .build_cartesian_2d(x.log_scale(), y.log_scale())?;
@@ -140,5 +142,5 @@ impl Chart {
 }
 
 fn label(value: f64) -> String {
-    if value < 1.0 { format!("{value}") } else { number(value.round() as u64) }
+    if value < 1.0 { format!("{value}") } else { HumanCount(value.round() as u64).to_string() }
 }

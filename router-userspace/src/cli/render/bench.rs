@@ -4,6 +4,7 @@ use crate::bench::Traffic;
 use crate::bench::paths::Path;
 use crate::bench::report::{Report, Row};
 use comfy_table::{Cell, CellAlignment, Table};
+use indicatif::HumanCount;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -33,13 +34,12 @@ pub fn text(report: &Report, color: bool) -> String {
         // Writing to a String does not fail.
         writeln!(text, "{}\n{}\n", traffic.text(), results(rows, color)).ok();
     }
-    for part in [loading(report, color), latency(report, color), host_traffic(report, color), programs(report, color)] {
-        if let Some((heading, table)) = part {
-            writeln!(text, "{heading}\n{table}\n").ok();
-        }
+    let parts = [loading(report, color), latency(report, color), host_traffic(report, color), programs(report, color)];
+    for (heading, table) in parts.into_iter().flatten() {
+        writeln!(text, "{heading}\n{table}\n").ok();
     }
     for left in &report.left_out {
-        let rules = left.rules.map(|rules| format!(" with {} rules", number(rules.into()))).unwrap_or_default();
+        let rules = left.rules.map(|rules| format!(" with {} rules", number(rules))).unwrap_or_default();
         writeln!(text, "left out: {}{rules}: {}", left.path, left.why).ok();
     }
     let machine = &report.machine;
@@ -62,7 +62,7 @@ fn results<'a>(rows: impl Iterator<Item = &'a Row>, color: bool) -> Table {
                 .into_iter()
                 .chain(
                     [
-                        number(row.rules.into()),
+                        number(row.rules),
                         format!("{:.1}", row.pps / 1e3),
                         spread,
                         format!("{:.0}", row.ns_per_packet),
@@ -107,7 +107,7 @@ fn loading(report: &Report, color: bool) -> Option<(&'static str, Table)> {
         |bytes: Option<u64>| bytes.map_or(String::new(), |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)));
     let rows = report.loading.iter().map(|row| {
         let cells = vec![
-            number(row.rules.into()),
+            number(row.rules),
             row.family.to_string(),
             format!("{:.1}", row.ms),
             mib(row.peak_bytes),
@@ -122,7 +122,7 @@ fn loading(report: &Report, color: bool) -> Option<(&'static str, Table)> {
 fn latency(report: &Report, color: bool) -> Option<(&'static str, Table)> {
     let rows = report.latency.iter().map(|row| {
         let us = |ns: f64| format!("{:.1}", ns / 1e3);
-        (row.path.to_owned(), vec![number(row.rules.into()), row.family.to_string(), us(row.p50_ns), us(row.p99_ns)])
+        (row.path.to_owned(), vec![number(row.rules), row.family.to_string(), us(row.p50_ns), us(row.p99_ns)])
     });
     Some(("One packet at a time", numbers(&["path", "rules", "family", "p50 µs", "p99 µs"], rows.collect(), color)?))
 }
@@ -130,7 +130,7 @@ fn latency(report: &Report, color: bool) -> Option<(&'static str, Table)> {
 fn host_traffic(report: &Report, color: bool) -> Option<(&'static str, Table)> {
     let rows = report.host_traffic.iter().map(|row| {
         let kilo = |rate: f64| format!("{:.1}", rate / 1e3);
-        let cells = vec![number(row.rules.into()), row.family.to_string(), kilo(row.udp_sends), kilo(row.tcp_connects)];
+        let cells = vec![number(row.rules), row.family.to_string(), kilo(row.udp_sends), kilo(row.tcp_connects)];
         (row.path.to_owned(), cells)
     });
     let header = ["path", "rules", "family", "thousand datagrams/s", "thousand connect()/s"];
@@ -139,7 +139,7 @@ fn host_traffic(report: &Report, color: bool) -> Option<(&'static str, Table)> {
 
 fn programs(report: &Report, color: bool) -> Option<(&'static str, Table)> {
     let rows = report.programs.iter().map(|row| {
-        let count = |value: Option<u32>| value.map_or(String::new(), |value| number(value.into()));
+        let count = |value: Option<u32>| value.map_or(String::new(), number);
         let cells = vec![
             count(row.rules),
             row.family.map_or(String::new(), |family| family.to_string()),
@@ -154,14 +154,6 @@ fn programs(report: &Report, color: bool) -> Option<(&'static str, Table)> {
 }
 
 /// With commas between thousands.
-fn number(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+fn number(number: u32) -> String {
+    HumanCount(number.into()).to_string()
 }
