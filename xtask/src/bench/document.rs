@@ -1,145 +1,73 @@
-//! What `wayfork bench --json` writes, as far as it is shown here.
+//! What `wayfork bench --json` writes, read by the names of its fields: the product has the types.
 
-use serde::Deserialize;
+use anyhow::{Context as _, Result};
+use indicatif::HumanCount;
+use serde_json::Value;
 
-#[derive(Deserialize)]
-pub struct Report {
-    pub machine: Machine,
-    pub method: Method,
-    pub results: Vec<Row>,
-    pub left_out: Vec<LeftOut>,
-    pub loading: Vec<Loading>,
-    pub latency: Vec<Latency>,
-    pub host_traffic: Vec<Host>,
-    pub programs: Vec<Program>,
-}
-
-#[derive(Deserialize)]
-pub struct Machine {
-    pub kernel: String,
-    pub architecture: String,
-    pub processor: Option<String>,
-    pub cpus: u32,
-    pub memory: Option<u64>,
-    pub virtual_machine: bool,
-    pub load: Option<f64>,
-    pub wayfork: String,
-}
-
-#[derive(Deserialize)]
-pub struct Method {
-    pub text: String,
-    pub rounds: u32,
-    pub slice_ms: u64,
-}
-
-/// A path under a kind of traffic. What is null in the document for want of a number is None here.
-#[derive(Deserialize)]
-pub struct Row {
-    pub path: String,
-    pub rules: u32,
-    #[serde(flatten)]
-    pub traffic: Traffic,
-    pub pps: Option<f64>,
-    pub ns_per_packet: Option<f64>,
-    pub net_ns_per_packet: Option<f64>,
-    pub cpu_ns_per_packet: Option<f64>,
-    pub ratio_to_kernel: Option<f64>,
-    pub ratio_to_limit: Option<f64>,
-    pub spread: Spread,
-    pub sent: u64,
-    pub arrived: u64,
-    pub actions: Option<std::collections::BTreeMap<String, u64>>,
-}
-
-#[derive(Deserialize)]
-pub struct Spread {
-    pub q1: f64,
-    pub q3: f64,
-}
-
-#[derive(Clone, Deserialize, PartialEq, Eq)]
-pub struct Traffic {
-    pub family: String,
-    pub packet: u32,
-    pub flows: String,
-    pub rp_filter: u32,
-}
-
-#[derive(Deserialize)]
-pub struct LeftOut {
-    pub path: String,
-    pub rules: Option<u32>,
-    pub why: String,
-}
-
-#[derive(Deserialize)]
-pub struct Loading {
-    pub path: String,
-    pub rules: u32,
-    pub family: String,
-    pub ms: f64,
-    pub peak_bytes: Option<u64>,
-    pub map_bytes: Option<u64>,
-}
-
-#[derive(Deserialize)]
-pub struct Latency {
-    pub path: String,
-    pub rules: u32,
-    pub family: String,
-    pub p50_ns: f64,
-    pub p99_ns: f64,
-}
-
-#[derive(Deserialize)]
-pub struct Host {
-    pub path: String,
-    pub rules: u32,
-    pub family: String,
-    pub udp_sends: f64,
-    pub tcp_connects: f64,
-}
-
-#[derive(Deserialize)]
-pub struct Program {
-    pub program: String,
-    pub rules: Option<u32>,
-    pub family: Option<String>,
-    pub ns: Option<f64>,
-    pub verified_instructions: Option<u32>,
-    pub stack_bytes: Option<u32>,
-}
-
-impl Traffic {
-    /// For a person.
-    pub fn text(&self) -> String {
-        let Traffic { family, packet, flows, rp_filter } = self;
-        let flows = match flows.as_str() {
-            "one" => "one flow",
-            "many" => "4,096 flows",
-            "random" => "never repeating addresses",
-            other => other,
-        };
-        format!("{family}, {packet} bytes, {flows}, rp_filter {rp_filter}")
-    }
-
-    /// For a file name.
-    pub fn slug(&self) -> String {
-        format!("{}-{}-{}-rp{}", self.family, self.packet, self.flows, self.rp_filter)
-    }
-}
+/// The whole document.
+pub struct Report(Value);
 
 impl Report {
-    /// The kinds of traffic, each once, in the order of the measurements.
-    pub fn traffic(&self) -> Vec<Traffic> {
-        let mut kinds: Vec<Traffic> = Vec::new();
-        for row in &self.results {
-            if !kinds.contains(&row.traffic) {
-                kinds.push(row.traffic.clone());
-            }
-        }
-        kinds
+    /// From its text.
+    pub fn read(text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).context("this is no JSON")?;
+        value["results"].as_array().context("this is no document of `wayfork bench --json`: it has no results")?;
+        Ok(Report(value))
+    }
+
+    /// A field of `machine` or `method`.
+    pub fn field(&self, part: &str, name: &str) -> &Value {
+        &self.0[part][name]
+    }
+
+    /// A part that is a list: `results`, `loading` …
+    pub fn rows(&self, part: &str) -> impl Iterator<Item = Row<'_>> {
+        self.0[part].as_array().into_iter().flatten().map(Row)
+    }
+
+    /// The kinds of traffic, in the order of the measurements: the name of each, and its results.
+    pub fn by_traffic(&self) -> Vec<(String, Vec<Row<'_>>)> {
+        let kinds = once(self.rows("results").map(|row| row.traffic()));
+        let of = |kind: &String| self.rows("results").filter(|row| row.traffic() == *kind).collect();
+        kinds.iter().map(|kind| (kind.clone(), of(kind))).collect()
+    }
+}
+
+/// An entry of a list.
+#[derive(Clone, Copy)]
+pub struct Row<'a>(&'a Value);
+
+impl<'a> Row<'a> {
+    /// A number; None where it is null or missing.
+    pub fn number(self, name: &str) -> Option<f64> {
+        self.0[name].as_f64()
+    }
+
+    /// A word; empty where it is null or missing.
+    pub fn text(self, name: &str) -> &'a str {
+        self.0[name].as_str().unwrap_or_default()
+    }
+
+    /// A field as it is.
+    pub fn value(self, name: &str) -> &'a Value {
+        &self.0[name]
+    }
+
+    /// How many rules.
+    pub fn rules(self) -> u64 {
+        self.0["rules"].as_u64().unwrap_or_default()
+    }
+
+    /// What was sent: for a person, and for a file name once its spaces are gone.
+    fn traffic(self) -> String {
+        let [packet, rp_filter] = ["packet", "rp_filter"].map(|name| self.number(name).unwrap_or_default());
+        let flows = match self.text("flows") {
+            "one" => "one flow",
+            "many" => "4096 flows",
+            "random" => "never repeating",
+            other => other,
+        };
+        format!("{}, {packet} bytes, {flows}, rp_filter {rp_filter}", self.text("family"))
     }
 }
 
@@ -153,3 +81,19 @@ pub fn once<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     }
     found
 }
+
+/// With commas between thousands.
+pub fn count(number: u64) -> String {
+    HumanCount(number).to_string()
+}
+
+/// A small document for tests.
+#[cfg(test)]
+pub const SAMPLE: &str = r#"{ "machine": { "processor": "P", "cpus": 2 }, "method": { "text": "How.", "rounds": 7, "slice_ms": 300 },
+    "results": [
+        { "path": "stack-flat", "rules": 1000, "family": "ipv4", "packet": 64, "flows": "one", "rp_filter": 0,
+          "pps": 100000.0, "ratio_to_kernel": 1.0, "spread": { "q1": 99000.0, "q3": 101000.0 }, "sent": 200, "arrived": 199 },
+        { "path": "wayfork-redirect", "rules": 1000, "family": "ipv4", "packet": 64, "flows": "one", "rp_filter": 0,
+          "pps": 2500000.0, "ratio_to_kernel": 25.0, "spread": { "q1": 1.0, "q3": 2.0 }, "sent": 200, "arrived": 200,
+          "actions": { "redirect": 9, "pass: no-neighbour": 1 } } ],
+    "left_out": [ { "path": "stack-nft", "rules": null, "why": "no nft" } ] }"#;

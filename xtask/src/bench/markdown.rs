@@ -1,142 +1,165 @@
 //! The figures as a page of Markdown.
 
-use indicatif::HumanCount;
+use super::document::{Report, Row, count, once};
 
-use super::document::{Report, Row, once};
+/// A column: its heading, and what stands in it.
+type Column = (&'static str, fn(Row<'_>) -> String);
 
 /// The whole page.
 pub fn page(report: &Report) -> String {
-    let mut page = format!("# Measured\n\n{}\n\n{}\n", machine(report), report.method.text);
-    page += &format!(
-        "\n{} rounds of {} ms for every path; spread: quarters of the rounds.\n",
-        report.method.rounds, report.method.slice_ms
+    let method = |name| report.field("method", name);
+    let mut page = format!(
+        "# Measured\n\n{}\n\n{}\n\n{} rounds of {} ms for every path; quarters: those of the rounds.\n",
+        machine(report),
+        method("text").as_str().unwrap_or_default(),
+        method("rounds"),
+        method("slice_ms")
     );
-    for traffic in report.traffic() {
-        let rows: Vec<&Row> = report.results.iter().filter(|row| row.traffic == traffic).collect();
-        page += &format!(
-            "\n## {}\n\nThousand packets a second, and against the stack with the flat list:\n\n",
-            traffic.text()
-        );
-        page += &by_size(&rows, |row| {
-            let ratio = row.ratio_to_kernel.map_or(String::new(), |ratio| format!(" ({ratio:.2}×)"));
-            row.pps.map_or(String::new(), |pps| format!("{:.1}{ratio}", pps / 1e3))
-        });
+    for (traffic, rows) in report.by_traffic() {
+        page += &format!("\n## {traffic}\n\nThousand packets a second, and against the stack with the flat list:\n\n");
+        page += &by_size(&rows);
         page += "\nEvery figure:\n\n";
-        page += &details(&rows);
+        page += &table(RESULTS, rows.into_iter());
     }
-    page += &further(report);
-    if !report.left_out.is_empty() {
-        page += "\n## Left out\n\n";
-        for left in &report.left_out {
-            let rules = left.rules.map(|rules| format!(", {} rules", number(rules))).unwrap_or_default();
-            page += &format!("- {}{rules}: {}\n", left.path, left.why.replace('\n', " "));
+    for (part, heading, columns) in [
+        ("loading", "Installing the rules", LOADING),
+        ("latency", "One packet at a time", LATENCY),
+        ("host_traffic", "What the host itself sends", HOST_TRAFFIC),
+        ("programs", "The programs by themselves", PROGRAMS),
+        ("left_out", "Left out", LEFT_OUT),
+    ] {
+        let mut rows = report.rows(part).peekable();
+        if rows.peek().is_some() {
+            page += &format!("\n## {heading}\n\n{}", table(columns, rows));
         }
     }
     page
 }
 
 fn machine(report: &Report) -> String {
-    let machine = &report.machine;
-    let memory = machine.memory.map_or(String::new(), |bytes| format!(", {} GiB", bytes >> 30));
-    let load = machine.load.map_or(String::new(), |load| format!(", load {load} at the beginning"));
+    let text = |name| report.field("machine", name).as_str().unwrap_or("unknown");
+    let number = |name| report.field("machine", name).as_f64().unwrap_or_default();
+    let guest = report.field("machine", "virtual_machine") == true;
     format!(
-        "{}, {} CPUs{memory}{}, Linux {} {}{load}; wayfork {}.",
-        machine.processor.as_deref().unwrap_or("An unnamed processor"),
-        machine.cpus,
-        if machine.virtual_machine { ", a virtual machine" } else { "" },
-        machine.kernel,
-        machine.architecture,
-        machine.wayfork
+        "{}, {} CPUs, {:.0} GiB{}, Linux {} {}, load {} at the beginning; wayfork {}.",
+        text("processor"),
+        number("cpus"),
+        number("memory") / f64::from(1 << 30),
+        if guest { ", a virtual machine" } else { "" },
+        text("kernel"),
+        text("architecture"),
+        number("load"),
+        text("wayfork")
     )
 }
 
 /// A line per path, a column per number of rules.
-fn by_size(rows: &[&Row], cell: impl Fn(&Row) -> String) -> String {
-    let sizes = once(rows.iter().map(|row| row.rules));
-    let paths = once(rows.iter().map(|row| row.path.as_str()));
+fn by_size(rows: &[Row<'_>]) -> String {
+    let sizes = once(rows.iter().map(|row| row.rules()));
     let mut header = vec!["path".to_owned()];
-    header.extend(sizes.iter().map(|size| number(*size)));
-    let lines = paths.iter().map(|path| {
-        let mut line = vec![(*path).to_owned()];
-        line.extend(sizes.iter().map(|size| {
-            let row = rows.iter().find(|row| row.path == *path && row.rules == *size);
-            row.map_or("–".to_owned(), |row| cell(row))
-        }));
-        line
-    });
-    table(&header, lines)
-}
-
-fn details(rows: &[&Row]) -> String {
-    let header = ["path", "rules", "kpps", "spread", "ns", "net ns", "CPU ns", "× kernel", "× limit", "arrived", "did"];
-    let lines = rows.iter().map(|row| {
-        let did = row.actions.iter().flatten().max_by_key(|(_, packets)| **packets);
-        vec![
-            row.path.clone(),
-            number(row.rules),
-            decimals(row.pps.map(|pps| pps / 1e3), 1),
-            format!("{:.1}–{:.1}", row.spread.q1 / 1e3, row.spread.q3 / 1e3),
-            decimals(row.ns_per_packet, 0),
-            decimals(row.net_ns_per_packet, 0),
-            decimals(row.cpu_ns_per_packet, 0),
-            decimals(row.ratio_to_kernel, 2),
-            decimals(row.ratio_to_limit, 2),
-            format!("{:.2} %", 100.0 * row.arrived as f64 / row.sent.max(1) as f64),
-            did.map_or(String::new(), |(action, _)| action.clone()),
-        ]
-    });
-    table(&header.map(str::to_owned), lines)
-}
-
-fn further(report: &Report) -> String {
-    let mib = |bytes: Option<u64>| decimals(bytes.map(|bytes| bytes as f64 / f64::from(1 << 20)), 1);
-    let mut page = String::new();
-    let mut part = |heading: &str, header: &[&str], lines: Vec<Vec<String>>| {
-        if !lines.is_empty() {
-            let header: Vec<String> = header.iter().map(|word| (*word).to_owned()).collect();
-            page += &format!("\n## {heading}\n\n{}", table(&header, lines.into_iter()));
-        }
+    header.extend(sizes.iter().map(|size| count(*size)));
+    let cell = |row: &Row<'_>| {
+        let ratio = row.number("ratio_to_kernel").map_or(String::new(), |ratio| format!(" ({ratio:.2}×)"));
+        format!("{}{ratio}", decimals(row.number("pps"), 1e3, 1))
     };
-    let rows = report.loading.iter().map(|row| {
-        let (rules, ms) = (number(row.rules), decimals(Some(row.ms), 1));
-        vec![row.path.clone(), rules, row.family.clone(), ms, mib(row.peak_bytes), mib(row.map_bytes)]
+    let lines = once(rows.iter().map(|row| row.text("path"))).into_iter().map(|path| {
+        let of = |size: &u64| rows.iter().find(|row| row.text("path") == path && row.rules() == *size);
+        let cells = sizes.iter().map(|size| of(size).map_or("–".to_owned(), cell));
+        [path.to_owned()].into_iter().chain(cells).collect()
     });
-    part("Installing the rules", &["path", "rules", "family", "ms", "peak MiB", "maps MiB"], rows.collect());
-    let rows = report.latency.iter().map(|row| {
-        let us = |ns: f64| decimals(Some(ns / 1e3), 1);
-        vec![row.path.clone(), number(row.rules), row.family.clone(), us(row.p50_ns), us(row.p99_ns)]
-    });
-    part("One packet at a time", &["path", "rules", "family", "p50 µs", "p99 µs"], rows.collect());
-    let rows = report.host_traffic.iter().map(|row| {
-        let kilo = |rate: f64| decimals(Some(rate / 1e3), 1);
-        vec![row.path.clone(), number(row.rules), row.family.clone(), kilo(row.udp_sends), kilo(row.tcp_connects)]
-    });
-    let header = ["path", "rules", "family", "thousand datagrams/s", "thousand connect()/s"];
-    part("What the host itself sends", &header, rows.collect());
-    let rows = report.programs.iter().map(|row| {
-        let count = |value: Option<u32>| value.map_or(String::new(), number);
-        let family = row.family.clone().unwrap_or_default();
-        let (verified, stack) = (count(row.verified_instructions), count(row.stack_bytes));
-        vec![row.program.clone(), count(row.rules), family, decimals(row.ns, 0), verified, stack]
-    });
-    let header = ["program", "rules", "family", "ns", "verified instructions", "stack bytes"];
-    part("The programs by themselves", &header, rows.collect());
-    page
+    write(&header, lines)
 }
 
-/// With commas between thousands.
-fn number(number: u32) -> String {
-    HumanCount(number.into()).to_string()
+const PATH: Column = ("path", |row| row.text("path").to_owned());
+const RULES: Column = ("rules", |row| row.number("rules").map_or(String::new(), |_| count(row.rules())));
+const FAMILY: Column = ("family", |row| row.text("family").to_owned());
+
+const RESULTS: &[Column] = &[
+    PATH,
+    RULES,
+    ("kpps", |row| decimals(row.number("pps"), 1e3, 1)),
+    ("quarters", |row| {
+        let quarter = |name| decimals(row.value("spread")[name].as_f64(), 1e3, 1);
+        format!("{}–{}", quarter("q1"), quarter("q3"))
+    }),
+    ("ns", |row| decimals(row.number("ns_per_packet"), 1.0, 0)),
+    ("net ns", |row| decimals(row.number("net_ns_per_packet"), 1.0, 0)),
+    ("CPU ns", |row| decimals(row.number("cpu_ns_per_packet"), 1.0, 0)),
+    ("× kernel", |row| decimals(row.number("ratio_to_kernel"), 1.0, 2)),
+    ("× limit", |row| decimals(row.number("ratio_to_limit"), 1.0, 2)),
+    ("arrived %", |row| {
+        decimals(row.number("arrived").zip(row.number("sent")).map(|(arrived, sent)| 100.0 * arrived / sent), 1.0, 2)
+    }),
+    ("did", |row| {
+        let actions = row.value("actions").as_object().into_iter().flatten();
+        actions.max_by_key(|(_, packets)| packets.as_u64()).map_or(String::new(), |(action, _)| action.clone())
+    }),
+];
+const LOADING: &[Column] = &[
+    PATH,
+    RULES,
+    FAMILY,
+    ("ms", |row| decimals(row.number("ms"), 1.0, 1)),
+    ("peak MiB", |row| decimals(row.number("peak_bytes"), f64::from(1 << 20), 1)),
+    ("maps MiB", |row| decimals(row.number("map_bytes"), f64::from(1 << 20), 1)),
+];
+const LATENCY: &[Column] = &[
+    PATH,
+    RULES,
+    FAMILY,
+    ("p50 µs", |row| decimals(row.number("p50_ns"), 1e3, 1)),
+    ("p99 µs", |row| decimals(row.number("p99_ns"), 1e3, 1)),
+];
+const HOST_TRAFFIC: &[Column] = &[
+    PATH,
+    RULES,
+    FAMILY,
+    ("thousand datagrams/s", |row| decimals(row.number("udp_sends"), 1e3, 1)),
+    ("thousand connect()/s", |row| decimals(row.number("tcp_connects"), 1e3, 1)),
+];
+const PROGRAMS: &[Column] = &[
+    ("program", |row| row.text("program").to_owned()),
+    RULES,
+    FAMILY,
+    ("ns", |row| decimals(row.number("ns"), 1.0, 0)),
+    ("verified instructions", |row| decimals(row.number("verified_instructions"), 1.0, 0)),
+    ("stack bytes", |row| decimals(row.number("stack_bytes"), 1.0, 0)),
+];
+const LEFT_OUT: &[Column] = &[PATH, RULES, FAMILY, ("why", |row| row.text("why").replace(['\n', '|'], " "))];
+
+fn decimals(value: Option<f64>, unit: f64, places: usize) -> String {
+    value.map_or(String::new(), |value| format!("{:.places$}", value / unit))
 }
 
-fn decimals(value: Option<f64>, places: usize) -> String {
-    value.map_or(String::new(), |value| format!("{value:.places$}"))
+fn table<'a>(columns: &[Column], rows: impl Iterator<Item = Row<'a>>) -> String {
+    let header: Vec<String> = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+    write(&header, rows.map(|row| columns.iter().map(|(_, cell)| cell(row)).collect()))
 }
 
-fn table(header: &[String], lines: impl Iterator<Item = Vec<String>>) -> String {
+fn write(header: &[String], lines: impl Iterator<Item = Vec<String>>) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let rule: String = header.iter().enumerate().map(|(place, _)| if place == 0 { "|---" } else { "|--:" }).collect();
     let mut text = line(header) + &rule + "|\n";
     lines.for_each(|cells| text += &line(&cells));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::document::SAMPLE;
+
+    #[test]
+    fn the_page_has_what_was_measured_and_what_was_not() {
+        let page = page(&Report::read(SAMPLE).expect("a document"));
+        assert!(page.contains("## ipv4, 64 bytes, one flow, rp_filter 0"), "{page}");
+        assert!(page.contains("| path | 1,000 |") && page.contains("| wayfork-redirect | 2500.0 (25.00×) |"), "{page}");
+        assert!(page.contains("99.0–101.0") && page.contains("| 99.50 |") && page.contains("| redirect |"), "{page}");
+        assert!(page.contains("| stack-nft |  |  | no nft |") && !page.contains("Installing"), "{page}");
+    }
+
+    #[test]
+    fn what_is_no_document_of_the_benchmark_is_told() {
+        assert!(Report::read("{}").is_err() && Report::read("nonsense").is_err());
+    }
 }

@@ -31,7 +31,7 @@ pub fn command(from: Option<&Path>, args: &[OsString]) -> Result<ExitCode> {
             text
         }
     };
-    let report: Report = serde_json::from_str(&text).context("what `wayfork bench` wrote is not what this expects")?;
+    let report = Report::read(&text)?;
     write(&folder, "bench.md", &markdown::page(&report))?;
     for chart in plot::charts(&report) {
         for file in chart.draw(&folder)? {

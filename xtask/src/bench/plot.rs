@@ -7,10 +7,9 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use indicatif::HumanCount;
 use plotters::{coord::Shift, prelude::*, style::register_font};
 
-use super::document::{Report, once};
+use super::document::{Report, Row, count, once};
 
 /// Carried in this program: machines without a desktop have no fonts.
 const FONT: &str = "DejaVu Sans";
@@ -45,37 +44,34 @@ struct Curve {
 /// What is shown of a report: a chart for every kind of traffic, and for what was measured besides.
 pub fn charts(report: &Report) -> Vec<Chart> {
     // A path has one colour in all charts.
-    let names: Vec<&str> = once(report.results.iter().map(|row| row.path.as_str()));
-    let chart = |name: String, title: String, unit, points: Vec<(&str, u32, f64)>| {
+    let paths: Vec<&str> = once(report.rows("results").map(|row| row.text("path")));
+    let chart = |title: String, unit, rows: &[Row<'_>], field: &str, scale: f64| {
         let curve = |(place, path): (usize, &&str)| {
-            let of = points.iter().filter(|(name, _, value)| name == path && *value > 0.0);
-            let points: Vec<_> = of.map(|(_, rules, value)| (f64::from(*rules), *value)).collect();
+            let of = rows.iter().filter(|row| row.text("path") == *path);
+            let point = |row: &Row<'_>| Some((row.rules() as f64, row.number(field)? / scale));
+            let points: Vec<(f64, f64)> = of.filter_map(point).filter(|(_, value)| *value > 0.0).collect();
             (!points.is_empty()).then(|| Curve {
                 name: (*path).to_owned(),
                 color: COLORS[place % COLORS.len()],
                 points,
             })
         };
-        let curves: Vec<Curve> = names.iter().enumerate().filter_map(curve).collect();
-        Chart { name, title, unit, curves }
+        let curves = paths.iter().enumerate().filter_map(curve).collect();
+        Chart { name: title.replace(',', "").replace(' ', "-").to_lowercase(), title, unit, curves }
     };
-    let mut charts = Vec::new();
-    for traffic in report.traffic() {
-        let rows = report.results.iter().filter(|row| row.traffic == traffic);
-        let points = rows.filter_map(|row| Some((row.path.as_str(), row.rules, row.pps? / 1e3))).collect();
-        charts.push(chart(format!("pps-{}", traffic.slug()), traffic.text(), "thousand packets a second", points));
+    let mut charts: Vec<Chart> = Vec::new();
+    for (traffic, rows) in report.by_traffic() {
+        charts.push(chart(traffic, "thousand packets a second", &rows, "pps", 1e3));
     }
-    for family in once(report.loading.iter().map(|row| row.family.as_str())) {
-        let rows = report.loading.iter().filter(|row| row.family == family);
-        let points = rows.map(|row| (row.path.as_str(), row.rules, row.ms)).collect();
-        charts.push(chart(format!("loading-{family}"), format!("Installing the rules, {family}"), "ms", points));
-        let rows = report.latency.iter().filter(|row| row.family == family);
-        let points = rows.map(|row| (row.path.as_str(), row.rules, row.p50_ns / 1e3)).collect();
-        charts.push(chart(format!("latency-{family}"), format!("One packet at a time, p50, {family}"), "µs", points));
-        let rows = report.host_traffic.iter().filter(|row| row.family == family);
-        let points = rows.map(|row| (row.path.as_str(), row.rules, row.udp_sends / 1e3)).collect();
-        let title = format!("What the host itself sends, {family}");
-        charts.push(chart(format!("host-{family}"), title, "thousand datagrams a second", points));
+    for (part, title, unit, field, scale) in [
+        ("loading", "Installing the rules", "ms", "ms", 1.0),
+        ("latency", "One packet at a time p50", "µs", "p50_ns", 1e3),
+        ("host_traffic", "What the host itself sends", "thousand datagrams a second", "udp_sends", 1e3),
+    ] {
+        for family in once(report.rows(part).map(|row| row.text("family"))) {
+            let rows: Vec<Row<'_>> = report.rows(part).filter(|row| row.text("family") == family).collect();
+            charts.push(chart(format!("{title}, {family}"), unit, &rows, field, scale));
+        }
     }
     charts.retain(|chart| !chart.curves.is_empty());
     charts
@@ -142,5 +138,25 @@ impl Chart {
 }
 
 fn label(value: f64) -> String {
-    if value < 1.0 { format!("{value}") } else { HumanCount(value.round() as u64).to_string() }
+    if value < 1.0 { format!("{value}") } else { count(value.round() as u64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::document::SAMPLE;
+
+    #[test]
+    fn a_chart_is_drawn_twice() {
+        let charts = charts(&Report::read(SAMPLE).expect("a document"));
+        let names: Vec<&str> = charts.iter().map(|chart| chart.name.as_str()).collect();
+        assert_eq!(names, ["ipv4-64-bytes-one-flow-rp_filter-0"]);
+        let folder = std::env::temp_dir().join(format!("wayfork-plot-{}", std::process::id()));
+        std::fs::create_dir(&folder).expect("a folder");
+        let [svg, png] = charts[0].draw(&folder).expect("drawn").map(|file| std::fs::read(file).expect("a file"));
+        std::fs::remove_dir_all(&folder).expect("the folder can be removed");
+        assert!(png.starts_with(b"\x89PNG") && png.len() > 1000);
+        let svg = String::from_utf8(svg).expect("SVG is text");
+        assert!(svg.contains("wayfork-redirect") && svg.contains("thousand packets a second"), "{svg}");
+    }
 }
