@@ -4,6 +4,7 @@
 //! not care.
 
 use router_common::bench::ETHERNET;
+use router_common::packet::{ETHERTYPE_IPV4, IPV4_TTL_OFFSET, IPV6_HOP_LIMIT_OFFSET, forwarded_ttl_word};
 
 /// The bytes of a frame.
 #[derive(Clone, Copy)]
@@ -53,5 +54,18 @@ impl<const N: usize> Head<N> {
     #[inline(always)]
     pub fn write_words<const M: usize>(self, offset: usize, words: [u32; M]) {
         self.write(ETHERNET + offset, words.map(u32::to_be));
+    }
+
+    /// What forwarding changes: TTL or hop limit, IPv4's checksum, hardware addresses. The ethertype is that of one or the other.
+    #[inline(always)]
+    pub fn forward<T: Copy>(self, ethertype: u16, macs: T) {
+        if ethertype == ETHERTYPE_IPV4 {
+            let at = ETHERNET + IPV4_TTL_OFFSET as usize;
+            self.write(at, forwarded_ttl_word(u32::from_be(self.read(at))).to_be());
+        } else {
+            let at = ETHERNET + IPV6_HOP_LIMIT_OFFSET as usize;
+            self.write(at, u32::from_be(self.read(at)).wrapping_sub(1).to_be());
+        }
+        self.write(0, macs);
     }
 }

@@ -3,6 +3,8 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+mod fib;
+#[cfg(target_arch = "bpf")]
 mod frame;
 #[cfg(target_arch = "bpf")]
 mod generate;
@@ -33,6 +35,12 @@ mod bpf {
     #[xdp]
     pub fn pass(_ctx: XdpContext) -> u32 {
         XDP_PASS
+    }
+
+    /// Forwards as the kernel's own look-up says.
+    #[xdp]
+    pub fn fib(ctx: XdpContext) -> u32 {
+        crate::fib::run(&ctx)
     }
 
     /// Forwards every packet to one next hop, without looking anything up.

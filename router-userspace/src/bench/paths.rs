@@ -45,6 +45,8 @@ enum Kind {
     Foreign { settings: &'static str },
     /// The bare TC program.
     Limit,
+    /// XDP with the kernel's look-up, on the flat list.
+    XdpFib,
 }
 
 /// The path that the others are compared with.
@@ -82,6 +84,12 @@ pub const ALL: &[Path] = &[
         Kind::Foreign { settings: "fast_path = \"mark\"" },
     ),
     path("foreign-redirect", "wayfork run on another's `ip rule` list", 100_000, Kind::Foreign { settings: "" }),
+    path(
+        "xdp-fib",
+        "an XDP program with bpf_fib_lookup on the `ip rule` list, as xdp-forward has it",
+        100_000,
+        Kind::XdpFib,
+    ),
     path(LIMIT, "a bare TC program: fixed next hop", MILLION, Kind::Limit),
 ];
 
@@ -129,10 +137,10 @@ impl Ready {
         patience: Duration,
     ) -> Result<Self> {
         let bed = Bed::new(workload, rp_filter)?;
-        if path.is_direct() {
-            bed.wire_directly(workload)?;
-        } else {
-            bed.open_ingress(workload)?;
+        match path.kind {
+            Kind::Harness => bed.wire_directly(workload)?,
+            Kind::XdpFib => bed.router()?.run(|| workload.attach_fib(index::IN))??,
+            _ => bed.router()?.run(|| workload.attach_pass(index::IN))??,
         }
         let mut ready = Ready { path, plan, loading: Loading::default(), daemon: None, bed };
         ready.install(workload, patience)?;
@@ -146,6 +154,10 @@ impl Ready {
             Kind::Stack(write) => {
                 bed.add_tables(rules::FIRST_TABLE)?;
                 self.loading = add(bed, write(plan))?;
+            }
+            Kind::XdpFib => {
+                bed.add_tables(rules::FIRST_TABLE)?;
+                add(bed, rules::flat(plan))?;
             }
             Kind::Nft => {
                 bed.add_tables(rules::FIRST_TABLE)?;

@@ -126,3 +126,59 @@ pub fn policy(plan: &Plan, settings: &str, exits: &[(String, &str)]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{self, TableNames};
+    use std::collections::BTreeSet;
+
+    fn plan(family: Family, rules: u32) -> Plan {
+        Plan::new(family_number(family), rules, 2).expect("a plan")
+    }
+
+    #[test]
+    fn the_policy_file_is_the_flat_list() {
+        for family in Family::BOTH {
+            for rules in [1, 40, 20_011] {
+                let plan = plan(family, rules);
+                let exits = [("10.20.0.2".to_owned(), "out0"), ("10.20.1.2".to_owned(), "out1")];
+                let text = policy(&plan, "fast_path = \"mark\"", &exits);
+                let loaded = policy::parse("p.toml", &text, &TableNames::default()).expect("a policy");
+                let wanted: Vec<String> = flat(&plan).iter().map(Rule::to_string).collect();
+                let found: Vec<String> = loaded.policy.rpdb().map(Rule::to_string).collect();
+                assert_eq!(found, wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn the_groups_have_every_rule_once_and_skip_no_rule_of_theirs() {
+        let plan = plan(Family::Ipv4, 100);
+        let (flat, grouped) = (flat(&plan), grouped(&plan));
+        let of = |rules: &[Rule]| {
+            let tables = rules.iter().filter(|rule| matches!(rule.action, RuleAction::Table(_)));
+            tables.map(|rule| (rule.selectors.from, rule.action)).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(of(&grouped), of(&flat));
+        let (mut block, mut next) = (None, 0);
+        for rule in &grouped {
+            if let RuleAction::Goto(target) = rule.action {
+                assert!(rule.selectors.not && target > rule.priority);
+                (block, next) = (rule.selectors.from, target);
+            } else if let (RuleAction::Table(_), Some(block), Some(from)) = (rule.action, block, rule.selectors.from) {
+                assert!(block.contains(&from) && rule.priority < next, "{rule}");
+            }
+        }
+        assert_eq!(grouped.last().map(|rule| (rule.priority, rule.action)), Some((next, RuleAction::Nop)));
+    }
+
+    #[test]
+    fn priorities_stay_before_main() {
+        for rules in [1, 10_000, 100_000] {
+            let plan = plan(Family::Ipv4, rules);
+            assert!(flat(&plan).iter().all(|rule| rule.priority < 32766), "{rules}");
+            assert!(grouped(&plan).iter().all(|rule| rule.priority < 32766), "{rules}");
+        }
+    }
+}

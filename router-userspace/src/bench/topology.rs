@@ -11,9 +11,9 @@
 
 use super::{Error, Result};
 use crate::fastpath::Workload;
-use crate::kernel::admin::{self, Admin, NewLink};
+use crate::kernel::Netlink;
+use crate::kernel::admin::{Admin, NewLink};
 use crate::kernel::netns::Netns;
-use crate::kernel::{Kernel, Netlink};
 use crate::lab::topology::Lab;
 use crate::model::Family;
 use router_common::bench::{Limit, sink_mac};
@@ -121,11 +121,6 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Has the ingress take the generator's frames, by a program that passes them on.
-    pub fn open_ingress(&self, workload: &mut Workload) -> Result<()> {
-        Ok(self.router()?.run(|| workload.attach_pass(index::IN))??)
-    }
-
     /// A cable from generator to sink, past the router.
     pub fn wire_directly(&self, workload: &mut Workload) -> Result<()> {
         self.lab.inside(OUTSIDE, || {
@@ -164,12 +159,6 @@ impl Bed {
         Ok(self.lab.inside(ROUTER, || work(&mut Netlink::open()?))?)
     }
 
-    /// The number of rules that the router has in a family.
-    pub fn count_rules(&self, family: Family) -> Result<usize> {
-        let rules = self.kernel(|kernel| kernel.rules())?;
-        Ok(rules.iter().filter(|rule| rule.family == family).count())
-    }
-
     fn wire(&self, inner: (&str, u32, [u8; 6]), outer: (&str, u32, [u8; 6])) -> Result<()> {
         let outside = self.outside()?.fd();
         let link = |(name, index, mac)| NewLink::named(name).index(index).mac(mac);
@@ -190,9 +179,4 @@ impl Bed {
         }
         Ok(())
     }
-}
-
-/// Reads a setting of the router.
-pub fn setting(bed: &Bed, name: &str) -> Result<Option<String>> {
-    Ok(bed.lab.inside(ROUTER, || admin::read_setting(name))?)
 }

@@ -256,7 +256,7 @@ pub struct BenchArgs {
     #[arg(long)]
     pub quick: bool,
     /// Seconds to wait for a path to be ready; then it is left out.
-    #[arg(long, value_name = "S", default_value_t = 120)]
+    #[arg(long, value_name = "S", default_value_t = 60)]
     pub patience: u64,
     /// The CPU that sends, routes and counts: by default the last one.
     #[arg(long, value_name = "N")]

@@ -19,6 +19,7 @@ use std::time::Duration;
 const GENERATE: &str = "generate";
 const SINK: &str = "sink";
 const PASS: &str = "pass";
+const FIB: &str = "fib";
 const LIMIT: &str = "limit";
 
 /// The loaded programs. Dropping it detaches and unloads all of it.
@@ -48,7 +49,7 @@ impl Workload {
         }
         let what = "load the programs of the benchmark";
         let mut ebpf = Ebpf::load(BENCH_OBJECT).map_err(|error| Error::from_any(what, error))?;
-        for name in [GENERATE, SINK, PASS] {
+        for name in [GENERATE, SINK, PASS, FIB] {
             xdp(&mut ebpf, name)?.load().map_err(Error::from_load)?;
         }
         classifier(&mut ebpf)?.load().map_err(Error::from_load)?;
@@ -72,6 +73,11 @@ impl Workload {
     /// Has an interface take the frames of the generator, and does no more.
     pub fn attach_pass(&mut self, ifindex: u32) -> Result<()> {
         self.attach_xdp(PASS, ifindex)
+    }
+
+    /// Has an interface forward by the kernel's look-up (`bpf_fib_lookup`) in XDP; it takes the frames of the generator too.
+    pub fn attach_fib(&mut self, ifindex: u32) -> Result<()> {
+        self.attach_xdp(FIB, ifindex)
     }
 
     fn attach_xdp(&mut self, name: &'static str, ifindex: u32) -> Result<()> {
