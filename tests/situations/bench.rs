@@ -24,11 +24,17 @@ fn every_path_forwards_and_is_counted() -> Result<()> {
     }
     let paths = json(&["--list"])?;
     let report = json(&["--quick", "--size", "40", "--family", "both", "--flows", "one,random"])?;
+    // One path needs the program nft, which not every machine has.
+    let no_nft = Command::new("nft").arg("--version").output().is_err();
     let left_out = list(&report["left_out"]);
-    ensure!(left_out.is_empty(), "{left_out:?}");
+    ensure!(left_out.iter().all(|left| no_nft && left["path"] == "stack-nft"), "{left_out:?}");
     let results = list(&report["results"]);
     for path in list(&paths["paths"]) {
         let path = &path["path"];
+        if no_nft && path == "stack-nft" {
+            eprintln!("LEFT OUT: stack-nft: there is no program nft");
+            continue;
+        }
         for family in ["ipv4", "ipv6"] {
             for flows in ["one", "random"] {
                 let is_it = |row: &&Value| row["path"] == *path && row["family"] == family && row["flows"] == flows;
