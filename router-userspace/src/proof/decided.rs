@@ -82,7 +82,7 @@ fn nearly_all_that_is_forwarded_is_decided_under_any_rules() {
         return;
     }
     let mut all = Count::default();
-    for seed in 0..10 {
+    for seed in 0..12 {
         let Some(world) = world() else { return };
         count(&world, 12, seed, &mut all);
     }

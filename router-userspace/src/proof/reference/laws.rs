@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::model::{DeviceConf, Link, Selectors};
+use crate::model::{Attached, DeviceConf, Link, Selectors};
 use crate::proof::generate::Generator;
 use crate::proof::testing::{INTERFACES, route, rule};
 use fastrand::Rng;
@@ -22,6 +22,10 @@ fn random(rng: &mut Rng) -> Host {
         let mut added: Vec<Rule> = (0..rng.usize(2..14)).map(|_| rule(rng, family)).collect();
         added.push(Rule::lookup(family, 32766, TABLE_MAIN));
         added.sort_by_key(|rule| rule.priority);
+        let there = |name: &String| host.links.values().any(|link| link.name == *name);
+        for rule in &mut added {
+            rule.attached.iif = rule.selectors.iif.as_ref().is_none_or(there);
+        }
         host.rules.extend(added);
         for _ in 0..rng.usize(4..24) {
             let route = route(rng, &host, family);
@@ -79,7 +83,8 @@ fn a_rule_that_cannot_match_changes_nothing() {
         };
         // Behind a rule of its priority no goto leads to it.
         let mut other = host.clone();
-        let never = Rule { selectors, action: RuleAction::Blackhole, ..Rule::lookup(family, priority, 0) };
+        let attached = Attached { iif: selectors.iif.is_none(), ..Attached::default() };
+        let never = Rule { selectors, attached, action: RuleAction::Blackhole, ..Rule::lookup(family, priority, 0) };
         other.rules.insert(place + 1, never);
         Some((host, other))
     });

@@ -267,7 +267,7 @@ impl Walker<'_> {
                         let direct = (via.is_some() && self.fib.may_be_here(hop)).then_some(None);
                         for named in self.fib.stand_ins(route, number) {
                             let table = self.host.routes[named].table;
-                            let ways = std::iter::once(via).chain(direct);
+                            let ways = direct.into_iter().chain([via]);
                             reference.ways.extend(ways.map(|via| Way { verdict, oif, via, table, rule }));
                         }
                     }

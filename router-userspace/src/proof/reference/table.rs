@@ -62,7 +62,8 @@ impl<'a> Fib<'a> {
             }
         }
         let own4 = host.routes.iter().filter(|route| route.family == Family::Ipv4 && route.kind == RouteKind::Local);
-        Fib { host, tables, by_object, own4: own4.map(|route| route.dst).collect() }
+        let own4 = own4.map(|route| route.dst).chain(host.addresses.iter().map(|address| address.addr.into()));
+        Fib { host, tables, by_object, own4: own4.collect() }
     }
 
     /// The routes for which the kernel may take a route that it found, the route itself first. An IPv6 next-hop object keeps
