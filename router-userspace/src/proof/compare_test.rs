@@ -174,7 +174,7 @@ fn paste(commands: &[String]) -> Option<String> {
     let output = namespace.run(shell).unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let newer = |line: &String| [" dscp ", " flowlabel ", "port 0x"].iter().any(|word| line.contains(word));
-    if said.contains("Error: argument") && commands.iter().any(newer) {
+    if said.contains("Error: ") && commands.iter().any(newer) {
         return None;
     }
     assert!(output.status.success(), "{said}\n{script}");
