@@ -337,7 +337,8 @@ pub fn decide(tables: &impl Tables, config: &Config, ingress: &LinkEntry, walk: 
     if destination & ADDR_EXCEPTION != 0 {
         return outcome.leave(PassReason::Exception);
     }
-    let source = tables.addr_flags(packet.family, &packet.src);
+    // IPv6 forwards whatever the source, but for those that the parser refuses (`ip6_forward()`).
+    let source = if ipv4 { tables.addr_flags(packet.family, &packet.src) } else { 0 };
     if source & ADDR_SPECIAL != 0 {
         return outcome.leave(PassReason::Source);
     }

@@ -41,10 +41,10 @@ fn parse_ipv4(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason>
         return Err(PassReason::BadHeader);
     }
     let (src, dst) = (u32::from_be(words[3]), u32::from_be(words[4]));
-    if is_zeronet(dst) || is_loopback(dst) || is_multicast(dst) || dst == u32::MAX {
+    if dst == 0 || is_loopback(dst) || is_multicast(dst) || dst == u32::MAX {
         return Err(PassReason::LocalDestination);
     }
-    if is_zeronet(src) || is_loopback(src) || is_multicast(src) || src == u32::MAX {
+    if src == 0 || is_loopback(src) || is_multicast(src) || src == u32::MAX {
         return Err(PassReason::Source);
     }
     let third = u32::from_be(words[2]);
@@ -183,11 +183,6 @@ fn is_neighbour_discovery(frame: &impl Frame) -> bool {
 fn is_extension(next_header: u8) -> bool {
     // Hop-by-hop, routing, fragment, AH, destination options, mobility, HIP, shim6.
     matches!(next_header, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
-}
-
-#[inline(always)]
-fn is_zeronet(addr: u32) -> bool {
-    addr >> 24 == 0
 }
 
 #[inline(always)]

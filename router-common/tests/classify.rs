@@ -88,6 +88,12 @@ fn interfaces_and_addresses_before_rules() {
     };
     assert_eq!(with_exception(packet4().dst), Told::Pass(PassReason::Exception));
     assert_eq!(with_exception(packet4().src), Told::Redirect { oif: WAN, table: 111 }, "it is about what goes there");
+    // IPv6 asks nothing about a source (`ip6_forward()`).
+    let mut own6 = world();
+    own6.addrs.insert(packet6().src, ADDR_SPECIAL);
+    assert_eq!(own6.told(packet6()), world().told(packet6()));
+    own6.addrs.insert(packet6().dst, ADDR_SPECIAL);
+    assert_eq!(own6.told(packet6()), Told::Pass(PassReason::LocalDestination));
 
     let mut no6 = world();
     no6.link_mut(LAN).flags &= !LINK_FORWARDS6;

@@ -230,14 +230,21 @@ fn ipv6_headers_that_the_kernel_refuses() {
 fn ipv4_addresses_that_are_not_looked_up() {
     let to = |addr: [u8; 4]| ipv4().summed_with(16, &addr).parse().map(|packet| packet.dst[0]);
     let from = |addr: [u8; 4]| ipv4().summed_with(12, &addr).parse().map(|packet| packet.src[0]);
-    for addr in [[0, 0, 0, 0], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 5], [239, 255, 255, 255], [255, 255, 255, 255]]
-    {
+    for addr in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 5], [239, 255, 255, 255], [255, 255, 255, 255]] {
         assert_eq!(to(addr), Err(PassReason::LocalDestination), "{addr:?}");
         assert_eq!(from(addr), Err(PassReason::Source), "{addr:?}");
     }
-    for addr in
-        [[1, 0, 0, 0], [126, 255, 255, 255], [128, 0, 0, 0], [169, 254, 1, 1], [223, 255, 255, 255], [240, 0, 0, 1]]
-    {
+    // Since 5.3 the rest of 0.0.0.0/8 is like any other address (`ipv4_is_zeronet()`).
+    for addr in [
+        [0, 0, 0, 1],
+        [0, 1, 2, 3],
+        [1, 0, 0, 0],
+        [126, 255, 255, 255],
+        [128, 0, 0, 0],
+        [169, 254, 1, 1],
+        [223, 255, 255, 255],
+        [240, 0, 0, 1],
+    ] {
         assert_eq!(to(addr), Ok(word(addr)), "{addr:?}");
         assert_eq!(from(addr), Ok(word(addr)), "{addr:?}");
     }

@@ -383,6 +383,22 @@ fn compare_takes_its_packets_from_a_capture() {
     assert_eq!(status, Some(0), "{report:#}");
     assert_eq!((&report["packets"], &report["seed"]), (&json!(3), &Value::Null), "once for each interface");
     assert_eq!(report["skipped"], json!({ "repeated": 2 }));
+    // The same packet in Ethernet frames: with a VLAN tag, plain, and an ARP request.
+    let frame = |kind: &[u8], payload: &[u8]| [&[2, 0, 0, 0, 0, 99, 2, 0, 0, 0, 0, 1], kind, payload].concat();
+    file.truncate(20);
+    file.extend([1, 0, 0, 0]);
+    for frame in [
+        frame(&[0x81, 0, 0, 5, 8, 0], &packet),
+        frame(&[8, 0], &packet),
+        frame(&[8, 6], &[0; 28]),
+        frame(&[0x81, 0, 0, 5, 8, 0], &packet),
+    ] {
+        let length = (frame.len() as u32).to_le_bytes();
+        file.extend([&[0; 8], &length[..], &length, &frame].concat());
+    }
+    let (report, status) = router.json(&["compare", "--pcap", "-", "--json"], &file);
+    assert_eq!((status, &report["packets"]), (Some(0), &json!(3)), "{report:#}");
+    assert_eq!(report["skipped"], json!({ "vlan": 2, "not-ip": 1 }));
     let output = router.wayfork(&["compare", "--pcap", "-"], b"no capture, but bytes enough to tell");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }

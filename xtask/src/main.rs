@@ -7,6 +7,7 @@ mod lint;
 mod place;
 mod privilege;
 mod run;
+mod soak;
 mod step;
 mod test;
 mod tidy;
@@ -62,6 +63,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<std::ffi::OsString>,
     },
+    /// Compare program, kernel and reference on random policies with fresh seeds, until the time is up or they disagree
+    Soak {
+        /// For how long; the round that is begun is ended, and one is always run
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// The first round; a failure names the round that shows it again
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Check formatting, clippy's warnings and the architecture
     Lint,
     /// Check what a program can check of the architecture
@@ -75,6 +85,7 @@ fn main() -> ExitCode {
         Task::Run { args } => run::command(&args),
         Task::Bench { from, args } => bench::command(from.as_deref(), &args),
         Task::Test { args } => test::command(&args),
+        Task::Soak { minutes, seed } => soak::command(minutes, seed),
         Task::Lint => lint::command(),
         Task::Tidy => tidy::command(),
     };

@@ -33,7 +33,7 @@ pub fn command(args: &[OsString]) -> Result<ExitCode> {
         Privilege::Own => run(&all, &[], args, &mut sum)?,
         Privilege::Sudo => {
             run(&of_host, &[], args, &mut sum)?;
-            run(&of_kernel, &through_sudo(), args, &mut sum)?;
+            run(&of_kernel, &through_sudo(&[]), args, &mut sum)?;
         }
         Privilege::None(why) => {
             run(&of_host, &[], args, &mut sum)?;
@@ -78,17 +78,21 @@ fn run(packages: &[&str], runner: &[String], args: &[OsString], sum: &mut Sum) -
 fn cargo_test(packages: &[&str], runner: &[String]) -> Command {
     let mut cargo = build::cargo("test");
     cargo.args(packages).arg("--no-fail-fast");
-    if !runner.is_empty() {
-        // Only the test programs run through it: cargo and what it writes stay the user's.
-        let words: Vec<_> = runner.iter().map(|word| format!("'{word}'")).collect();
-        cargo.args(["--config", &format!("target.'cfg(all())'.runner = [{}]", words.join(", "))]);
-    }
+    run_through(&mut cargo, runner);
     cargo
 }
 
+/// Only the test programs run through it: cargo and what it writes stay the user's.
+pub fn run_through(cargo: &mut Command, runner: &[String]) {
+    if !runner.is_empty() {
+        let words: Vec<_> = runner.iter().map(|word| format!("'{word}'")).collect();
+        cargo.args(["--config", &format!("target.'cfg(all())'.runner = [{}]", words.join(", "))]);
+    }
+}
+
 /// What starts a test program as root. sudo drops the environment, and often may not keep it: what test programs
-/// listen to is set anew behind it.
-fn through_sudo() -> Vec<String> {
+/// listen to is set anew behind it, `more` last.
+pub fn through_sudo(more: &[(&str, String)]) -> Vec<String> {
     let heard = |name: &str| {
         ["RUST_", "WAYFORK_", "PROPTEST_"].iter().any(|prefix| name.starts_with(prefix))
             || matches!(name, "CI" | "NO_COLOR")
@@ -100,6 +104,7 @@ fn through_sudo() -> Vec<String> {
     ["sudo".to_owned(), "env".to_owned()]
         .into_iter()
         .chain(plain.map(|(name, value)| format!("{name}={value}")))
+        .chain(more.iter().map(|(name, value)| format!("{name}={value}")))
         .collect()
 }
 

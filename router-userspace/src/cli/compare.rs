@@ -18,7 +18,12 @@ pub fn run(global: &Global, args: &CompareArgs) -> Outcome {
     let policy = args.config.as_ref().map(|path| policy_file::load(Some(path))).transpose()?;
     let work = |trial: &mut Trial<'_>| compare_all(global, args, policy.as_ref(), trial);
     let report = match &policy {
-        None => proof::here(true, work).map_err(trial_failure)??,
+        None => {
+            let mut report = proof::here(true, work).map_err(trial_failure)??;
+            report.counterexample =
+                report.counterexample.map(|example| proof::shrink_in_copy(example, |program| Box::new(program)));
+            report
+        }
         Some(policy) => {
             let (report, notes) = proof::in_scratch(policy, work).map_err(trial_failure)?;
             notes.iter().for_each(|note| tracing::warn!("scratch namespace: {note}"));
@@ -50,7 +55,13 @@ fn compare_all(
         let none = "no interface but loopback is up here: there is nothing that packets could come in by";
         return Err(Failure::new(Exit::Cannot, anyhow::anyhow!(none)).into());
     }
-    let mut subject = Subject { kernel: trial.kernel, decider: program, policy, scratch: trial.scratch };
+    let mut subject = Subject {
+        kernel: trial.kernel,
+        decider: program,
+        policy,
+        scratch: trial.scratch,
+        throw_away: trial.scratch.is_some(),
+    };
     let bar = progress(global, (limit != u64::MAX).then_some(limit));
     let mut tell = |done| bar.iter().for_each(|bar| bar.set_position(done));
     let compared = match &args.pcap {

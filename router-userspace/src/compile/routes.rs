@@ -38,9 +38,10 @@ pub(super) fn compile(host: &Host, generation: &mut Generation) -> [BTreeSet<u32
     for destination in &host.exceptions {
         *addrs.entry((*destination).into()).or_default() |= ADDR_EXCEPTION;
     }
+    let known = Known { host, own, shared: SharedObjects::new(host) };
     let mut tables = [BTreeSet::new(), BTreeSet::new()];
     for ((family, table, dst), routes) in groups {
-        let Some(entry) = select(host, &own, family, routes) else { continue };
+        let Some(entry) = select(&known, family, routes) else { continue };
         tables[usize::from(family == Family::Ipv6)].insert(table);
         let prefix = 32 + u32::from(dst.prefix_len());
         let table = table.to_be_bytes();
@@ -79,6 +80,37 @@ impl OwnAddresses {
     }
 }
 
+/// Ways out that several IPv6 routes have by a next-hop object.
+struct SharedObjects(BTreeSet<(Option<IpAddr>, u32)>);
+
+impl SharedObjects {
+    fn new(host: &Host) -> Self {
+        let (mut once, mut several) = (BTreeSet::new(), BTreeSet::new());
+        for route in host.routes.iter().filter(|route| route.family == Family::Ipv6 && route.nhid != 0) {
+            for way in route.nexthops.iter().map(|hop| (hop.via, hop.dev)) {
+                if !once.insert(way) {
+                    several.insert(way);
+                }
+            }
+        }
+        SharedObjects(several)
+    }
+
+    /// Whether the answer for a route may be another route's. The object keeps one answer for all its routes, that of the first
+    /// which was asked for (`rt6_get_pcpu_route`, net/ipv6/route.c): the prefix length that `suppress_prefixlength` sees, and
+    /// the route's MTU, are that route's.
+    fn is_way_of(&self, route: &Route, hop: &NextHop) -> bool {
+        route.family == Family::Ipv6 && route.nhid != 0 && self.0.contains(&(hop.via, hop.dev))
+    }
+}
+
+/// What the choice of one route looks at besides the routes of its prefix.
+struct Known<'a> {
+    host: &'a Host,
+    own: OwnAddresses,
+    shared: SharedObjects,
+}
+
 /// Gives every prefix what its covering prefixes say.
 fn inherit(addrs: &BTreeMap<ipnet::IpNet, AddrFlags>) -> BTreeMap<ipnet::IpNet, AddrFlags> {
     addrs
@@ -98,7 +130,7 @@ fn usable(hop: &NextHop) -> bool {
 
 /// The route to one prefix of one table: the lowest metric that is usable. None where none is: the look-up goes on with
 /// the next shorter prefix (`fib_table_lookup` backtracks, `fib6_table_lookup` does).
-fn select(host: &Host, own: &OwnAddresses, family: Family, mut routes: Vec<&Route>) -> Option<RouteEntry> {
+fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<RouteEntry> {
     // One whose time is over may be given more without a word.
     let expires = routes.iter().filter_map(|route| route.expires).min().unwrap_or(0);
     let unseen = |route: &Route, reason: PassReason| {
@@ -139,10 +171,11 @@ fn select(host: &Host, own: &OwnAddresses, family: Family, mut routes: Vec<&Rout
     }
     let Some(hop) = route.nexthops.first() else { return unseen(route, PassReason::RouteKind) };
     // A realm is looked for in the packet's route, which only the stack attaches.
-    if hop.encap || hop.realms != 0 || hop.dev == 0 || own.is_gateway_of(hop) {
+    let unseen_hop = hop.encap || hop.realms != 0 || hop.dev == 0;
+    if unseen_hop || known.own.is_gateway_of(hop) || known.shared.is_way_of(route, hop) {
         return unseen(route, PassReason::RouteKind);
     }
-    let Some(link) = host.links.get(&hop.dev).filter(|_| !hop.linkdown) else {
+    let Some(link) = known.host.links.get(&hop.dev).filter(|_| !hop.linkdown) else {
         return unseen(route, PassReason::EgressInterface);
     };
     entry.oif = hop.dev;

@@ -352,3 +352,12 @@ fn a_destination_with_an_exception_is_told_by_its_address_alone() {
     assert_eq!(generation.addrs4[&(24, [10, 9, 0, 0])], ADDR_ONLINK);
     assert_eq!(generation.addrs6.values().collect::<Vec<_>>(), [&ADDR_EXCEPTION]);
 }
+
+#[test]
+fn ipv6_routes_that_share_a_next_hop_object_are_the_stacks() {
+    let by_object = |dst: &str, nhid| Route { nhid, ..route(111, dst, Some("fd00::1"), 2) };
+    let kinds = |routes: Vec<Route>| run(&host(vec![], routes)).routes6.values().map(|e| e.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(vec![by_object("::/0", 7)]), [ROUTE_UNICAST]);
+    assert_eq!(kinds(vec![by_object("::/0", 7), by_object("fd01::/64", 7)]), [ROUTE_UNSEEN; 2]);
+    assert_eq!(kinds(vec![by_object("::/0", 0), by_object("fd01::/64", 7)]), [ROUTE_UNICAST; 2], "one has no object");
+}

@@ -4,8 +4,8 @@
 
 use super::socket::{Request, Socket};
 use super::wire::Attrs;
-use super::{Error, Result, attributes, links, neighbours, settings};
-use crate::model::Family;
+use super::{Error, Result, attributes, links, neighbours, nexthops, settings};
+use crate::model::{Family, NextHop};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
@@ -259,6 +259,21 @@ impl Admin {
         message.header.index = self.index(name)?;
         message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
         Ok(message)
+    }
+
+    /// Makes a next-hop object for routes of `family`.
+    pub fn add_nexthop(&mut self, id: u32, family: Family, hop: &NextHop) -> Result<()> {
+        nexthops::add(&mut self.socket, id, family, hop)
+    }
+
+    /// Makes a next-hop object of others: their numbers and weights, 1 to 256.
+    pub fn add_nexthop_group(&mut self, id: u32, members: &[(u32, u16)]) -> Result<()> {
+        nexthops::add_group(&mut self.socket, id, members)
+    }
+
+    /// Deletes a next-hop object with its routes.
+    pub fn delete_nexthop(&mut self, id: u32) -> Result<()> {
+        nexthops::delete(&mut self.socket, id)
     }
 
     /// Sets a permanent neighbour entry, adding or changing it.

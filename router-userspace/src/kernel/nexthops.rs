@@ -1,15 +1,21 @@
 //! Next-hop objects: RTM_GETNEXTHOP (net/ipv4/nexthop.c, include/uapi/linux/nexthop.h).
 
 use super::Result;
+use super::attributes::family_number;
 use super::attributes::{Attributes, Decode, decode};
-use super::socket::Socket;
-use crate::model::NextHop;
+use super::socket::{Request, Socket};
+use super::wire::Attrs;
+use crate::model::{Family, NextHop};
 use netlink_packet_core::Emitable;
 use std::collections::HashMap;
+use std::net::IpAddr;
 
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
 const RTM_GETNEXTHOP: u16 = 106;
 /// Length of `struct nhmsg`.
 const HEADER: usize = 8;
+const RTPROT_STATIC: u8 = 4;
 const NHA_ID: u16 = 1;
 const NHA_GROUP: u16 = 2;
 const NHA_OIF: u16 = 5;
@@ -59,6 +65,47 @@ pub(super) fn dump(socket: &mut Socket) -> Result<HashMap<u32, Vec<NextHop>>> {
         (*id, ways)
     });
     Ok(ways.collect())
+}
+
+/// Makes an object: one way out, which serves routes of `family`.
+pub(super) fn add(socket: &mut Socket, id: u32, family: Family, hop: &NextHop) -> Result<()> {
+    let family = hop.via.map_or(family, Family::of);
+    let mut attributes =
+        Attrs::after(&header(family_number(family), if hop.onlink { RTNH_F_ONLINK } else { 0 })).u32(NHA_ID, id);
+    attributes = attributes.u32(NHA_OIF, hop.dev);
+    attributes = match hop.via {
+        Some(IpAddr::V4(via)) => attributes.bytes(NHA_GATEWAY, &via.octets()),
+        Some(IpAddr::V6(via)) => attributes.bytes(NHA_GATEWAY, &via.octets()),
+        None => attributes,
+    };
+    create(socket, format!("add next-hop object {id}"), &attributes)
+}
+
+/// Makes an object of other objects: their numbers and weights (1 to 256).
+pub(super) fn add_group(socket: &mut Socket, id: u32, members: &[(u32, u16)]) -> Result<()> {
+    let entry = |(member, weight): &(u32, u16)| {
+        let [a, b, c, d] = member.to_ne_bytes();
+        [a, b, c, d, u8::try_from(weight.saturating_sub(1)).unwrap_or(u8::MAX), 0, 0, 0]
+    };
+    let group: Vec<u8> = members.iter().flat_map(entry).collect();
+    let attributes = Attrs::after(&header(0, 0)).u32(NHA_ID, id).bytes(NHA_GROUP, &group);
+    create(socket, format!("add next-hop group {id}"), &attributes)
+}
+
+/// Deletes an object, and with it every route and group that has no other.
+pub(super) fn delete(socket: &mut Socket, id: u32) -> Result<()> {
+    let attributes = Attrs::after(&header(0, 0)).u32(NHA_ID, id);
+    socket.request(Request::new(format!("delete next-hop object {id}"), RTM_DELNEXTHOP, 0, &attributes))
+}
+
+fn create(socket: &mut Socket, what: String, attributes: &Attrs) -> Result<()> {
+    socket.request(Request::new(what, RTM_NEWNEXTHOP, libc::NLM_F_CREATE | libc::NLM_F_EXCL, attributes))
+}
+
+/// `struct nhmsg`.
+fn header(family: u8, flags: u32) -> [u8; HEADER] {
+    let [a, b, c, d] = flags.to_ne_bytes();
+    [family, 0, RTPROT_STATIC, 0, a, b, c, d]
 }
 
 fn read(bytes: &[u8]) -> Decode<(u32, Object)> {

@@ -31,6 +31,11 @@ impl Attrs {
         self.bytes(kind, &bytes)
     }
 
+    /// A number in the machine's byte order, as rtnetlink wants it.
+    pub fn u32(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_ne_bytes())
+    }
+
     /// A number in network byte order, as netfilter's protocols want it.
     pub fn be32(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_be_bytes())

@@ -4,6 +4,7 @@ use super::counterexample::{Counterexample, Side, commands};
 use super::decide::{self, DeciderError, Fast, Measure, Refresh};
 use super::explain::{ExplainError, FastSide, explain_packet};
 use super::packet::Packet;
+use super::reduce::{reduce, restore};
 use super::reference::Reference;
 use super::shrink::shrink;
 use crate::kernel::{self, Kernel, RouteAnswer};
@@ -43,7 +44,7 @@ pub struct Report {
     pub moved: u64,
     /// Frames of a capture that are no such packets, by what they are.
     pub skipped: BTreeMap<String, u64>,
-    /// The smallest packet that differs.
+    /// The smallest policy and packet that differ.
     pub counterexample: Option<Counterexample>,
 }
 
@@ -58,6 +59,9 @@ pub struct Subject<'a> {
     /// Where it is tried in a scratch namespace, with the mirror installed: there the rules for Wayfork's own mark bits are
     /// too, so that the kernel is also asked where a packet goes with the mark that the fast path gave it.
     pub scratch: Option<&'a Scratch>,
+    /// Whether the namespace is a throw-away one, in which rules and routes may be taken away to find the smallest policy that
+    /// differs.
+    pub throw_away: bool,
 }
 
 impl Subject<'_> {
@@ -123,8 +127,9 @@ pub fn compare(
             }
             again = 0;
             count(&mut report, &said);
-            if said.differs.is_some() {
-                report.counterexample = Some(counterexample(subject, &measure, packet)?);
+            if let Some(differs) = said.differs {
+                drop(measure);
+                report.counterexample = Some(counterexample(subject, host, &marks, (packet, differs))?);
                 return Ok(report);
             }
             if report.packets.is_multiple_of(256) {
@@ -193,19 +198,68 @@ fn count(report: &mut Report, said: &Verdicts) {
 
 fn counterexample(
     subject: &mut Subject<'_>,
-    measure: &Measure<'_>,
-    packet: Packet,
+    host: Host,
+    marks: &[MarkRule],
+    (packet, differs): (Packet, Side),
 ) -> Result<Counterexample, CompareError> {
-    let small = shrink(packet, |smaller| match ask_all(subject, measure, smaller)? {
-        Some(said) => Ok::<bool, CompareError>(said.differs.is_some()),
-        None => Ok(false),
-    })?;
-    let said = ask_all(subject, measure, &small)?;
-    let differs = said.as_ref().and_then(|said| said.differs).unwrap_or(Side::FastPath);
-    let trail = said.map(|said| said.reference.trail).unwrap_or_default();
-    let explanation =
-        explain_packet(&small, measure, subject.policy, subject.kernel, FastSide::Program(subject.decider))?;
-    Ok(Counterexample { differs, commands: commands(measure.host, &small, &trail), explanation })
+    let small = smaller(subject, &Measure::new(&host, marks), packet)?;
+    if !subject.throw_away {
+        let why = "rules and routes of a host in use are left as they are";
+        return describe(subject, &host, marks, (small, differs), Some(why));
+    }
+    take_away(subject, &host, marks, &small)?;
+    let fewest = subject.read()?;
+    subject.decider.refresh(&fewest)?;
+    let measure = Measure::new(&fewest, marks);
+    let least = smaller(subject, &measure, small)?;
+    if let Some(differs) = ask_all(subject, &measure, &least)?.and_then(|said| said.differs) {
+        drop(measure);
+        return describe(subject, &fewest, marks, (least, differs), None);
+    }
+    restore(subject.kernel, &host)?;
+    let host = subject.read()?;
+    subject.decider.refresh(&host)?;
+    let why = "with fewer it shows at times only: the kernel remembers earlier answers";
+    describe(subject, &host, marks, (small, differs), Some(why))
+}
+
+/// Puts it into words and commands.
+fn describe(
+    subject: &mut Subject<'_>,
+    host: &Host,
+    marks: &[MarkRule],
+    (packet, differs): (Packet, Side),
+    not_shrunk: Option<&str>,
+) -> Result<Counterexample, CompareError> {
+    let measure = Measure::new(host, marks);
+    let (mark, reference) = measure.reference(&packet);
+    let fast = FastSide::Program(subject.decider);
+    let explanation = explain_packet(&packet, &measure, subject.policy, subject.kernel, fast)?;
+    Ok(Counterexample {
+        differs,
+        commands: commands(host, &packet, mark, &reference, not_shrunk.is_none()),
+        not_shrunk: not_shrunk.map(str::to_owned),
+        explanation,
+        packet: Some(packet),
+    })
+}
+
+/// The smallest packet that differs.
+fn smaller(subject: &mut Subject<'_>, measure: &Measure<'_>, packet: Packet) -> Result<Packet, CompareError> {
+    shrink(packet, |smaller| Ok(ask_all(subject, measure, smaller)?.is_some_and(|said| said.differs.is_some())))
+}
+
+/// Leaves the fewest rules and routes with which `packet` differs.
+fn take_away(subject: &mut Subject<'_>, host: &Host, marks: &[MarkRule], packet: &Packet) -> Result<(), CompareError> {
+    let Subject { kernel, decider, policy, scratch, throw_away } = subject;
+    reduce(*kernel, host, |kernel| {
+        let mut subject =
+            Subject { kernel, decider: *decider, policy: *policy, scratch: *scratch, throw_away: *throw_away };
+        let now = subject.read()?;
+        subject.decider.refresh(&now)?;
+        let said = ask_all(&mut subject, &Measure::new(&now, marks), packet)?;
+        Ok::<_, CompareError>(said.is_some_and(|said| said.differs.is_some()))
+    })
 }
 
 /// Whether two snapshots route alike. Neighbours come and go by themselves and decide no verdict.

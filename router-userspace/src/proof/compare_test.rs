@@ -1,7 +1,7 @@
 //! `compare` itself: that it finds what differs, makes it small, and is not misled by a kernel that moves.
 #![allow(clippy::unwrap_used)]
 
-use super::testing::{World, have_object, world};
+use super::testing::{World, have_object, randomize, world};
 use super::*;
 use crate::kernel::admin::write_setting;
 use crate::kernel::{Kernel, Netlink};
@@ -76,7 +76,7 @@ fn run(world: &World, lie: impl FnMut(&Packet, &mut Fast) + Send) -> Report {
         let host = two_ways(kernel);
         let packets = &mut generated(&host, &[], 3, 2000);
         let mut lying = Lying(Program::load(&host, &Policy::default(), None).unwrap(), lie);
-        let mut subject = Subject { kernel, decider: &mut lying, policy: None, scratch: None };
+        let mut subject = Subject { kernel, decider: &mut lying, policy: None, scratch: None, throw_away: true };
         compare(&mut subject, host, packets, &mut |_| {}).unwrap()
     })
 }
@@ -85,7 +85,7 @@ fn run(world: &World, lie: impl FnMut(&Packet, &mut Fast) + Send) -> Report {
 fn a_wrong_interface_is_found_and_its_packet_made_small() {
     let Some(world) = ready() else { return };
     let report = run(&world, |packet, fast| {
-        if fast.action == Action::Redirect && packet.mark & 0xff == 0x20 && packet.dport > 100 {
+        if fast.action == Action::Redirect && fast.table == 111 && packet.dport > 100 {
             fast.oif += 1;
         }
     });
@@ -103,6 +103,82 @@ fn a_wrong_interface_is_found_and_its_packet_made_small() {
             .any(|line| line.starts_with("ip -4 rule add priority 100 from all fwmark 0x20/0xff lookup 111"))
     );
     assert!(example.commands.contains(&"ip -4 route add default via 10.4.0.2 dev up1 table 111".to_owned()));
+}
+
+#[test]
+fn the_policy_is_made_small_too_and_the_commands_repeat_what_the_kernel_says() {
+    if !have_object() {
+        return;
+    }
+    let mut tried = 0;
+    for seed in 0..30 {
+        let Some(world) = world() else { return };
+        let report = world.run(|kernel| {
+            let host = randomize(kernel, &mut fastrand::Rng::with_seed(seed), true);
+            // About every packet that takes a route of table 111 or 112.
+            let lie = |_: &Packet, fast: &mut Fast| {
+                if fast.action == Action::Redirect && [111, 112].contains(&fast.table) {
+                    fast.oif += 1;
+                }
+            };
+            let packets = &mut generated(&host, &[], seed, 500);
+            let mut lying = Lying(Program::load(&host, &Policy::default(), None).unwrap(), lie);
+            let mut subject = Subject { kernel, decider: &mut lying, policy: None, scratch: None, throw_away: true };
+            compare(&mut subject, host, packets, &mut |_| {}).unwrap()
+        });
+        let Some(example) = report.counterexample else { continue };
+        tried += 1;
+        let adds = |what: &str| example.commands.iter().filter(|line| line.contains(what)).count();
+        assert_eq!((adds(" rule add "), adds(" route add ")), (1, 1), "seed {seed}: {:#?}", example.commands);
+        let said = example.explanation.kernel.as_ref().unwrap();
+        let Some(told) = paste(&example.commands) else { continue };
+        let dev = format!("dev {}", said.oif.as_ref().unwrap());
+        assert!(told.contains(&dev), "seed {seed}: {dev:?} is not in {told:?}");
+        assert!(said.via.is_none_or(|via| told.contains(&format!("{via} dev"))), "seed {seed}: {told:?}");
+    }
+    assert!(tried >= 5, "only {tried} of the random policies use these tables");
+}
+
+#[test]
+fn on_a_host_in_use_the_policy_is_made_small_in_a_copy() {
+    let Some(world) = ready() else { return };
+    let lie = |_: &Packet, fast: &mut Fast| {
+        if fast.action == Action::Redirect && fast.table == 111 {
+            fast.oif += 1;
+        }
+    };
+    let (before, after, example, smaller, honest) = world.run(|kernel| {
+        kernel.add_rule(&marked(90, 0x40, RuleAction::Blackhole)).unwrap();
+        let host = two_ways(kernel);
+        let packets = &mut generated(&host, &[], 3, 2000);
+        let mut lying = Lying(Program::load(&host, &Policy::default(), None).unwrap(), lie);
+        let mut subject = Subject { kernel, decider: &mut lying, policy: None, scratch: None, throw_away: false };
+        let example = compare(&mut subject, host.clone(), packets, &mut |_| {}).unwrap().counterexample.unwrap();
+        let smaller = shrink_in_copy(example.clone(), |program| Box::new(Lying(program, lie)));
+        let honest = shrink_in_copy(example.clone(), |program| Box::new(program));
+        (host, kernel.host().unwrap(), example, smaller, honest)
+    });
+    assert_eq!((&before.rules, &before.routes), (&after.rules, &after.routes), "nothing was taken away here");
+    assert!(example.not_shrunk.is_some());
+    assert_eq!((smaller.not_shrunk.as_ref(), smaller.explanation.scratch), (None, true));
+    let adds = |what: &str| smaller.commands.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((adds(" rule add "), adds(" route add ")), (1, 1), "{:#?}", smaller.commands);
+    assert_eq!(honest.not_shrunk.as_deref(), Some("in a copy of this host all sides agree about the packet"));
+}
+
+/// What the last of the commands prints in an empty namespace; None where this host's ip(8) is too old for one of them.
+fn paste(commands: &[String]) -> Option<String> {
+    let namespace = crate::kernel::Netns::new().unwrap();
+    let script = format!("exec 2>&1\nset -e\n{}", commands.join("\n"));
+    let shell = || std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let output = namespace.run(shell).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let newer = |line: &String| [" dscp ", " flowlabel ", "port 0x"].iter().any(|word| line.contains(word));
+    if said.contains("Error: ") && commands.iter().any(newer) {
+        return None;
+    }
+    assert!(output.status.success(), "{said}\n{script}");
+    said.lines().rfind(|line| !line.starts_with(' ')).map(str::to_owned)
 }
 
 #[test]
@@ -145,7 +221,7 @@ fn packets_are_asked_again_when_the_rules_move() {
             packet
         });
         let mut program = Program::load(&host, &Policy::default(), None).unwrap();
-        let mut subject = Subject { kernel, decider: &mut program, policy: None, scratch: None };
+        let mut subject = Subject { kernel, decider: &mut program, policy: None, scratch: None, throw_away: true };
         compare(&mut subject, host.clone(), &mut packets, &mut |_| {}).unwrap()
     });
     assert_eq!((report.disagree, report.packets, report.moved), (0, 2000, 2));
@@ -171,7 +247,7 @@ fn ipv6_metrics_do_not_count_where_the_lowest_has_no_carrier() {
         assert_eq!(from("up0"), "up0", "the ingress interface counts more than the metric");
         assert_eq!(from("lan"), "guest");
         let mut program = Program::load(&host, &Policy::default(), None).unwrap();
-        let mut subject = Subject { kernel, decider: &mut program, policy: None, scratch: None };
+        let mut subject = Subject { kernel, decider: &mut program, policy: None, scratch: None, throw_away: true };
         compare(&mut subject, host.clone(), &mut generated(&host, &[], 5, 2000), &mut |_| {}).unwrap()
     });
     assert_eq!((report.disagree, report.packets), (0, 2000), "{:#?}", report.counterexample);

@@ -1,12 +1,16 @@
 //! A disagreement, made small and told so that anyone can repeat it.
 
+use super::decide::askable;
 use super::explain::Explanation;
 use super::packet::Packet;
-use super::reference::Step;
-use super::text::{route_command, rule_command};
-use crate::model::{Family, Host, Route, RuleAction};
+use super::reduce::RTPROT_KERNEL;
+use super::reference::{LOOPBACK, Reference};
+use super::route_get;
+use super::text::{route_commands, rule_command};
+use crate::model::{DeviceConf, Family, Host, Link, Route, Rule, RuleAction, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// Who differs from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,22 +24,30 @@ pub enum Side {
     Reference,
 }
 
-/// The smallest packet that differs.
+/// The smallest policy and packet that differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counterexample {
     /// Who differs from the kernel.
     pub differs: Side,
     /// The packet on both sides, with every rule tried.
     pub explanation: Explanation,
-    /// Commands that make the interfaces, rules and routes at hand in an empty namespace.
+    /// Why rules and routes are not the fewest that show it; null where they are.
+    pub not_shrunk: Option<String>,
+    /// Commands that make the interfaces, settings, rules and routes at hand in an empty namespace, and ask the kernel.
     pub commands: Vec<String>,
+    /// The packet.
+    #[serde(skip)]
+    pub packet: Option<Packet>,
 }
 
-/// The commands for the rules that were tried, the routes of their tables that hold source or destination, and the
-/// interfaces of both.
-pub fn commands(host: &Host, packet: &Packet, trail: &[Step]) -> Vec<String> {
+/// The commands. `mark` is the packet's after the `[[mark]]` statements. `whole`: all added rules and routes are needed; else
+/// the rules that were tried, and the routes of their tables that hold source or destination.
+pub fn commands(host: &Host, packet: &Packet, mark: u32, reference: &Reference, whole: bool) -> Vec<String> {
     let family = packet.family();
-    let rules: Vec<_> = trail.iter().map(|step| &host.rules[step.rule]).collect();
+    let back = reference.source.iter().flat_map(|source| &source.trail);
+    let tried: BTreeSet<usize> = reference.trail.iter().chain(back).map(|step| step.rule).collect();
+    let is_needed = |(at, rule): &(usize, &Rule)| tried.contains(at) || whole && rule.protocol != RTPROT_KERNEL;
+    let rules: Vec<&Rule> = host.rules.iter().enumerate().filter(is_needed).map(|(_, rule)| rule).collect();
     let tables: BTreeSet<u32> = rules
         .iter()
         .filter_map(|rule| if let RuleAction::Table(table) = rule.action { Some(table) } else { None })
@@ -46,21 +58,143 @@ pub fn commands(host: &Host, packet: &Packet, trail: &[Step]) -> Vec<String> {
             && (route.dst.contains(&packet.to) || route.dst.contains(&packet.source()))
     };
     // The kernel makes its own routes from the addresses.
-    const RTPROT_KERNEL: u8 = 2;
-    let routes: Vec<&Route> =
-        host.routes.iter().filter(holds).filter(|route| route.protocol != RTPROT_KERNEL).collect();
+    let added = host.routes.iter().filter(|route| route.protocol != RTPROT_KERNEL);
+    let routes: Vec<&Route> = added.filter(|route| whole || holds(route)).collect();
+
+    let gateways = routes.iter().flat_map(|route| &route.nexthops).filter_map(|hop| hop.via);
+    let reached: Vec<IpAddr> = gateways.chain([packet.to, packet.source()]).collect();
     let mut devices: BTreeSet<u32> = routes.iter().flat_map(|route| route.nexthops.iter().map(|hop| hop.dev)).collect();
     devices.extend(packet.iif);
+    devices.extend(rules.iter().filter_map(|rule| host.link(rule.selectors.iif.as_deref()?)).map(|link| link.index));
+    devices.extend(host.addresses.iter().filter(|own| reached.iter().any(|addr| near(own, addr))).map(|own| own.index));
+
+    let links: Vec<&Link> =
+        devices.iter().filter_map(|index| host.links.get(index)).filter(|link| link.index != LOOPBACK).collect();
     let mut lines = Vec::new();
-    for link in devices.iter().filter_map(|index| host.links.get(index)).filter(|link| link.index > 1) {
-        lines.push(format!("ip link add {} type dummy", link.name));
-        let own = host.addresses.iter().filter(|a| a.index == link.index && Family::of(a.addr) == family);
-        lines.extend(own.map(|a| format!("ip address add {}/{} dev {}", a.addr, a.prefix_len, link.name)));
-        lines.push(format!("ip link set {} up", link.name));
+    for (number, link) in links.iter().enumerate() {
+        lines.extend(link_commands(link, number));
     }
-    lines.extend(routes.into_iter().map(|route| route_command(host, route)));
-    // Those that every namespace begins with are there already.
-    let own = rules.into_iter().filter(|rule| rule.protocol != RTPROT_KERNEL);
-    lines.extend(own.map(rule_command));
+    lines.extend(settings(host, &links));
+    for link in &links {
+        // The kernel makes link-local addresses by itself.
+        let own = |address: &&crate::model::Address| {
+            address.index == link.index && !matches!(address.addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
+        };
+        for address in host.addresses.iter().filter(own) {
+            let nodad = if address.addr.is_ipv6() { " nodad" } else { "" };
+            lines.push(format!("ip address add {}/{} dev {}{nodad}", address.addr, address.prefix_len, link.name));
+        }
+        // Whom the fast path sends to must be known.
+        for neighbour in host.neighbours.iter().filter(|n| n.index == link.index && reached.contains(&n.addr)) {
+            if let Some(mac) = neighbour.mac.filter(|_| neighbour.state.is_usable()) {
+                let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+                let (addr, mac) = (neighbour.addr, mac.join(":"));
+                lines.push(format!("ip neigh replace {addr} lladdr {mac} dev {} nud permanent", link.name));
+            }
+        }
+    }
+    lines.extend(routes.into_iter().flat_map(|route| route_commands(host, route)).fold(
+        Vec::new(),
+        |mut once, line| {
+            if !once.contains(&line) {
+                once.push(line);
+            }
+            once
+        },
+    ));
+    lines.extend(missing_rules(host, family));
+    lines.extend(rules.into_iter().filter(|rule| !is_original(rule)).map(rule_command));
+    lines.extend(askable(host, packet).map(|asked| route_get::command(host, &asked, &asked.query(mark))));
     lines
+}
+
+/// Whether an address' network holds another, or it is the other.
+fn near(own: &crate::model::Address, addr: &IpAddr) -> bool {
+    ipnet::IpNet::new(own.addr, own.prefix_len).is_ok_and(|net| net.contains(addr))
+}
+
+/// The device: one end of a pair, whose other end gives it a carrier; a TUN device where it has no Ethernet header.
+fn link_commands(link: &Link, number: usize) -> Vec<String> {
+    let (name, peer) = (&link.name, format!("peer{number}"));
+    let mut lines = match link.mac {
+        Some(_) => vec![format!("ip link add name {name} type veth peer name {peer}")],
+        None => vec![format!("ip tuntap add dev {name} mode tun")],
+    };
+    if link.mac.is_some() && link.lower_up {
+        lines.push(format!("ip link set dev {peer} up"));
+    }
+    if link.group != 0 {
+        lines.push(format!("ip link set dev {name} group {}", link.group));
+    }
+    if ![0, 1500].contains(&link.mtu) {
+        lines.push(format!("ip link set dev {name} mtu {}", link.mtu));
+    }
+    if link.up {
+        lines.push(format!("ip link set dev {name} up"));
+    }
+    lines
+}
+
+/// The settings that routing looks at. A new namespace may have IPv4's from the one that it was made in, so that the values
+/// which nobody set are written too where they decide something.
+fn settings(host: &Host, links: &[&Link]) -> Vec<String> {
+    let (all4, all6) = (&host.settings.all_v4, &host.settings.all_v6);
+    let mut lines: Vec<String> = Vec::new();
+    let mut set = |name: String, value: u8| lines.push(format!("sysctl -w {name}={value}"));
+    set("net.ipv4.ip_forward".into(), u8::from(all4.forwarding));
+    set("net.ipv6.conf.all.forwarding".into(), u8::from(all6.forwarding));
+    let own = |conf: &DeviceConf| {
+        [
+            ("rp_filter", conf.rp_filter),
+            ("send_redirects", u8::from(conf.send_redirects)),
+            ("src_valid_mark", u8::from(conf.src_valid_mark)),
+            ("accept_local", u8::from(conf.accept_local)),
+            ("route_localnet", u8::from(conf.route_localnet)),
+            ("ignore_routes_with_linkdown", u8::from(conf.ignore_linkdown)),
+        ]
+    };
+    let inherited = ["rp_filter", "send_redirects"];
+    let all = ("all".to_owned(), all4);
+    for (name, conf) in std::iter::once(all).chain(links.iter().map(|link| (link.name.replace('.', "/"), &link.v4))) {
+        if name != "all" && conf.forwarding != all4.forwarding {
+            set(format!("net.ipv4.conf.{name}.forwarding"), u8::from(conf.forwarding));
+        }
+        for (setting, value) in own(conf).into_iter().filter(|(setting, on)| *on != 0 || inherited.contains(setting)) {
+            set(format!("net.ipv4.conf.{name}.{setting}"), value);
+        }
+    }
+    for link in links {
+        let name = link.name.replace('.', "/");
+        if link.v6.force_forwarding {
+            set(format!("net.ipv6.conf.{name}.force_forwarding"), 1);
+        }
+        if link.v6.ignore_linkdown {
+            set(format!("net.ipv6.conf.{name}.ignore_routes_with_linkdown"), 1);
+        }
+    }
+    for (family, policy) in [("ipv4", host.settings.hash_policy_v4), ("ipv6", host.settings.hash_policy_v6)] {
+        if policy != 0 {
+            set(format!("net.{family}.fib_multipath_hash_policy"), policy);
+        }
+    }
+    lines
+}
+
+/// The rules that every namespace begins with.
+fn originals(family: Family) -> Vec<Rule> {
+    let mut all = vec![(0, TABLE_LOCAL), (32766, TABLE_MAIN)];
+    if family == Family::Ipv4 {
+        all.push((32767, TABLE_DEFAULT));
+    }
+    all.into_iter().map(|(priority, table)| Rule::lookup(family, priority, table)).collect()
+}
+
+fn is_original(rule: &Rule) -> bool {
+    originals(rule.family).iter().any(|original| original.same_rule(rule)) && rule.protocol == RTPROT_KERNEL
+}
+
+fn missing_rules(host: &Host, family: Family) -> impl Iterator<Item = String> {
+    let gone = move |original: &Rule| !host.rules_of(family).any(|rule| rule.same_rule(original) && is_original(rule));
+    let flag = if family == Family::Ipv4 { "-4" } else { "-6" };
+    originals(family).into_iter().filter(gone).map(move |rule| format!("ip {flag} rule delete {rule}"))
 }

@@ -8,6 +8,10 @@ mod counterexample;
 mod decide;
 #[cfg(test)]
 mod decide_test;
+#[cfg(test)]
+mod decided;
+#[cfg(test)]
+mod differential;
 mod explain;
 pub mod generate;
 #[cfg(test)]
@@ -16,6 +20,7 @@ pub mod packet;
 mod pcap;
 mod program;
 mod question;
+mod reduce;
 pub mod reference;
 mod route_get;
 #[cfg(test)]
@@ -39,4 +44,4 @@ pub use program::{Live, Program, ProgramError};
 pub use question::{BadQuestion, Question};
 pub use route_get::RouteGet;
 pub use text::{route_command, route_text, rule_command};
-pub use trial::{NoProgram, Trial, TrialError, here, in_scratch};
+pub use trial::{NoProgram, Trial, TrialError, here, in_scratch, shrink_in_copy};

@@ -100,7 +100,7 @@ fn shown(host: &Host, answer: &RouteAnswer) -> String {
 }
 
 /// The command in ip(8)'s words, whose `tos` is hexadecimal.
-fn command(host: &Host, packet: &Packet, query: &RouteQuery) -> String {
+pub(super) fn command(host: &Host, packet: &Packet, query: &RouteQuery) -> String {
     let mut line = format!("ip route get {}", packet.to);
     let mut add = |word: &str, value: Option<String>| {
         if let Some(value) = value {

@@ -24,6 +24,7 @@ pub fn route_text(host: &Host, route: &Route) -> String {
         add(format_args!(" tos {:#x}", route.tos));
     }
     match route.nexthops.as_slice() {
+        _ if route.nhid != 0 => add(format_args!(" nhid {}", route.nhid)),
         [] => {}
         [hop] if !is_loopback_refusal(route) => add(format_args!("{}", hop_text(host, hop, route.family))),
         [_] => {}
@@ -36,6 +37,9 @@ pub fn route_text(host: &Host, route: &Route) -> String {
     add(format_args!(" table {}", route.table));
     if route.metric != 0 {
         add(format_args!(" metric {}", route.metric));
+    }
+    if route.pref != 0 && route.family == Family::Ipv6 {
+        add(format_args!(" pref {}", if route.pref == 1 { "high" } else { "low" }));
     }
     if let Some(mtu) = route.mtu {
         add(format_args!(" mtu {}{mtu}", if route.mtu_locked { "lock " } else { "" }));
@@ -64,6 +68,25 @@ fn hop_text(host: &Host, hop: &NextHop, family: Family) -> String {
 /// The command that adds a route.
 pub fn route_command(host: &Host, route: &Route) -> String {
     format!("ip {} route add {}", family_flag(route.family), route_text(host, route))
+}
+
+/// The commands that add a route and the next-hop objects that it goes by. An object's members get numbers made of its own.
+pub fn route_commands(host: &Host, route: &Route) -> Vec<String> {
+    let mut lines = Vec::new();
+    let object = |id: u64, hop: &NextHop| format!("ip nexthop add id {id}{}", hop_text(host, hop, route.family));
+    match (route.nhid, route.nexthops.as_slice()) {
+        (0, _) => {}
+        (id, [hop]) => lines.push(object(id.into(), hop)),
+        (id, hops) => {
+            let members: Vec<(u64, &NextHop)> = (1..).map(|n| u64::from(id) * 100 + n).zip(hops).collect();
+            lines.extend(members.iter().map(|(member, hop)| object(*member, hop)));
+            let group: Vec<String> =
+                members.iter().map(|(member, hop)| format!("{member},{}", hop.weight.max(1))).collect();
+            lines.push(format!("ip nexthop add id {id} group {}", group.join("/")));
+        }
+    }
+    lines.push(route_command(host, route));
+    lines
 }
 
 /// The command that adds a rule.

@@ -1,5 +1,8 @@
 //! Trying a policy: on this host as it is, or in a scratch namespace made like it with the policy installed.
 
+use super::compare::{Subject, compare};
+use super::counterexample::Counterexample;
+use super::decide::Refresh;
 use super::program::{Program, ProgramError, facts_here};
 use crate::kernel::{self, Kernel, Netlink};
 use crate::mirror::{self, MarkClasses};
@@ -93,6 +96,37 @@ pub fn in_scratch<T: Send>(
     })??;
     notes.extend(waiting);
     Ok((answer, notes))
+}
+
+/// The same counter-example with the fewest rules and routes, found in a copy of this host; or why it was not. `wrap` lets the
+/// copy be asked through something else than its program.
+pub fn shrink_in_copy(
+    example: Counterexample,
+    wrap: impl FnOnce(Program) -> Box<dyn Refresh> + Send,
+) -> Counterexample {
+    let Some(packet) = example.packet else { return example };
+    let shrunk = in_scratch(&Policy::default(), |trial| {
+        let mut decider = match std::mem::replace(&mut trial.program, Err(NoProgram::Unwanted)) {
+            Ok(program) => wrap(program),
+            Err(error) => return Err(error.to_string()),
+        };
+        let scratch = trial.scratch;
+        let mut subject =
+            Subject { kernel: trial.kernel, decider: decider.as_mut(), policy: None, scratch, throw_away: true };
+        let host = std::mem::take(&mut trial.host);
+        let report = compare(&mut subject, host, &mut std::iter::once(packet), &mut |_| {});
+        report.map(|report| report.counterexample).map_err(|error| error.to_string())
+    });
+    let why = match shrunk {
+        Ok((Ok(Some(mut smaller)), _)) => {
+            smaller.explanation.scratch = true;
+            return smaller;
+        }
+        Ok((Ok(None), _)) => "in a copy of this host all sides agree about the packet".to_owned(),
+        Ok((Err(why), _)) => format!("no copy of this host could be compared: {why}"),
+        Err(error) => format!("no copy of this host could be made: {error}"),
+    };
+    Counterexample { not_shrunk: Some(why), ..example }
 }
 
 /// Installs the mirror as `run` would. Gives what is there then, and what of the policy waits for something.

@@ -128,7 +128,11 @@ fn settings_of(link: &Link, notes: &mut Notes) {
 
 fn write_family(family: Family, device: &str, conf: &DeviceConf, notes: &mut Notes) {
     let flag = |on: bool| u8::from(on);
-    let common = [("forwarding", flag(conf.forwarding)), ("ignore_routes_with_linkdown", flag(conf.ignore_linkdown))];
+    let common = [
+        ("forwarding", flag(conf.forwarding)),
+        ("ignore_routes_with_linkdown", flag(conf.ignore_linkdown)),
+        ("accept_redirects", flag(conf.accept_redirects)),
+    ];
     let own: &[(&str, u8)] = match family {
         Family::Ipv4 => &[
             ("rp_filter", conf.rp_filter),

@@ -9,6 +9,8 @@ mod routing;
 #[cfg(test)]
 mod tests;
 
+pub use routing::write_rules;
+
 use crate::kernel::{Kernel, Netlink, Netns, Result};
 use crate::model::Host;
 use std::os::fd::OwnedFd;

@@ -71,8 +71,12 @@ pub fn text(report: &Report, color: bool) -> Result<String, fmt::Error> {
             Side::Mark => "the mark that the fast path gives leads elsewhere",
             Side::Reference => "the reference decides otherwise than the kernel",
         };
-        writeln!(out, "\nthe smallest packet that differs: {who}\n")?;
+        let what = if example.not_shrunk.is_some() { "the smallest packet" } else { "the smallest policy and packet" };
+        writeln!(out, "\n{what} that differs: {who}\n")?;
         out += &explain::text(&example.explanation, color)?;
+        if let Some(why) = &example.not_shrunk {
+            writeln!(out, "\nrules and routes are not made fewer: {why}")?;
+        }
         writeln!(out, "\nto repeat it in an empty network namespace:")?;
         for command in &example.commands {
             writeln!(out, "  {command}")?;

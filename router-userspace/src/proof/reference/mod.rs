@@ -4,6 +4,8 @@
 //! kernel (RTM_GETROUTE), whose answer is the measure. Everything here is about a packet that comes in; for one made on this
 //! host the trail shows the rules that `iif lo` meets.
 
+#[cfg(test)]
+mod laws;
 mod marks;
 mod rules;
 mod source;
@@ -252,25 +254,22 @@ impl Walker<'_> {
                 reference.ways.push(Way { verdict, oif: 0, via: None, table, rule });
             }
             End::Route { rule, route, hops } => {
-                let route = &self.host.routes[route];
+                let found = &self.host.routes[route];
                 // A local IPv6 route may come without a next hop.
                 let none = NextHop::default();
-                let hops: Vec<&NextHop> = match route.nexthops.is_empty() {
-                    true => vec![&none],
-                    false => hops.into_iter().filter_map(|hop| route.nexthops.get(hop)).collect(),
+                let hops: Vec<(usize, &NextHop)> = match found.nexthops.is_empty() {
+                    true => vec![(0, &none)],
+                    false => hops.into_iter().filter_map(|hop| Some((hop, found.nexthops.get(hop)?))).collect(),
                 };
-                for hop in hops {
-                    for verdict in judge(route.kind, hop.dev) {
+                for (number, hop) in hops {
+                    for verdict in judge(found.kind, hop.dev) {
                         let (oif, via) = if verdict == Verdict::Forward { (hop.dev, hop.via) } else { (0, None) };
-                        // A gateway that is this host's own counts as none if it was so when the route was made
-                        // (`fib_check_nh_v4_gw` gives the next hop the scope `host`).
-                        if let Some(IpAddr::V4(own)) = via
-                            && !hop.onlink
-                            && self.host.addresses.iter().any(|address| address.addr == own)
-                        {
-                            reference.ways.push(Way { verdict, oif, via: None, table: route.table, rule });
+                        let direct = (via.is_some() && self.fib.may_be_here(hop)).then_some(None);
+                        for named in self.fib.stand_ins(route, number) {
+                            let table = self.host.routes[named].table;
+                            let ways = direct.into_iter().chain([via]);
+                            reference.ways.extend(ways.map(|via| Way { verdict, oif, via, table, rule }));
                         }
-                        reference.ways.push(Way { verdict, oif, via, table: route.table, rule });
                     }
                 }
             }

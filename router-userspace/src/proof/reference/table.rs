@@ -32,6 +32,10 @@ pub enum Answer {
 pub struct Fib<'a> {
     host: &'a Host,
     tables: HashMap<(Family, u32), Table>,
+    /// IPv6 routes by the ways out of their next-hop objects.
+    by_object: HashMap<(Option<IpAddr>, u32), Vec<usize>>,
+    /// What any table holds as this host's own IPv4 addresses.
+    own4: Vec<IpNet>,
 }
 
 /// Prefixes by length, longest first; under each prefix its routes in the order in which the kernel looks at them.
@@ -51,7 +55,34 @@ impl<'a> Fib<'a> {
             // The dump has equal routes in the kernel's order; the sort is stable and keeps it.
             routes.sort_by_key(|index| order(&host.routes[*index]));
         }
-        Fib { host, tables }
+        let mut by_object: HashMap<_, Vec<usize>> = HashMap::new();
+        for (index, route) in host.routes.iter().enumerate().filter(|(_, r)| r.family == Family::Ipv6 && r.nhid != 0) {
+            for hop in &route.nexthops {
+                by_object.entry((hop.via, hop.dev)).or_default().push(index);
+            }
+        }
+        let own4 = host.routes.iter().filter(|route| route.family == Family::Ipv4 && route.kind == RouteKind::Local);
+        let own4 = own4.map(|route| route.dst).chain(host.addresses.iter().map(|address| address.addr.into()));
+        Fib { host, tables, by_object, own4: own4.collect() }
+    }
+
+    /// The routes for which the kernel may take a route that it found, the route itself first. An IPv6 next-hop object keeps
+    /// one answer for all routes by it: table and prefix length are those of the route that was asked for first
+    /// (`rt6_get_pcpu_route`, net/ipv6/route.c; `fib6_nh_alloc_percpu` makes the place one of the next hop's).
+    pub fn stand_ins(&self, route: usize, hop: usize) -> Vec<usize> {
+        let found = &self.host.routes[route];
+        let way = found.nexthops.get(hop).filter(|_| found.family == Family::Ipv6 && found.nhid != 0);
+        let others = way.and_then(|hop| self.by_object.get(&(hop.via, hop.dev)));
+        let others = others.into_iter().flatten().copied().filter(|other| *other != route);
+        std::iter::once(route).chain(others).collect()
+    }
+
+    /// Whether an IPv4 gateway is one of this host's addresses to some table. Where the table that was asked when the route was
+    /// added said so, the next hop has the scope of a host and the packet goes to its destination without the gateway
+    /// (`fib_check_nh_v4_gw`, net/ipv4/fib_semantics.c; `rt_set_nexthop`, net/ipv4/route.c); nothing shows it later.
+    pub fn may_be_here(&self, hop: &NextHop) -> bool {
+        let Some(via @ IpAddr::V4(_)) = hop.via.filter(|_| !hop.onlink) else { return false };
+        self.own4.iter().any(|net| net.contains(&via))
     }
 
     /// What `table` answers to `flow`.

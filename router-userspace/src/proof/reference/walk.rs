@@ -192,23 +192,31 @@ impl<'a> Walker<'a> {
         ends.push(End::Nothing);
     }
 
-    /// Parts a route's next hops into those with which it stands and those with which the rule suppresses it.
+    /// A route's next hops with which it may stand, and those with which the rule may suppress it.
     fn suppress(&self, rule: &Rule, index: usize, hops: Vec<usize>) -> (Vec<usize>, Vec<usize>) {
         let route = &self.host.routes[index];
-        if rule.suppress_prefixlength.is_some_and(|length| u32::from(route.dst.prefix_len()) <= length) {
-            return (Vec::new(), hops);
-        }
-        let Some(group) = rule.suppress_ifgroup else { return (hops, Vec::new()) };
+        let too_short = |hop: &usize, other: &usize| {
+            let dst = self.host.routes[*other].dst;
+            rule.suppress_prefixlength.is_some_and(|most| u32::from(dst.prefix_len()) <= most).then_some(*hop)
+        };
+        let short: Vec<usize> = hops
+            .iter()
+            .filter_map(|hop| self.fib.stand_ins(index, *hop).iter().find_map(|other| too_short(hop, other)))
+            .collect();
+        let long = |hop: &usize| self.fib.stand_ins(index, *hop).iter().any(|other| too_short(hop, other).is_none());
+        let hops: Vec<usize> = hops.into_iter().filter(long).collect();
+        let Some(group) = rule.suppress_ifgroup else { return (hops, short) };
         let in_group = |hop: &usize| {
             let dev = route.nexthops.get(*hop).map_or(0, |hop| hop.dev);
             self.host.links.get(&dev).is_some_and(|link| link.group == group)
         };
-        match rule.family {
+        let (kept, grouped): (Vec<usize>, Vec<usize>) = match rule.family {
             // IPv4 looks at the first next hop whichever is chosen (fib4_rule_suppress), IPv6 at the chosen one.
             Family::Ipv4 if in_group(&0) => (Vec::new(), hops),
             Family::Ipv4 => (hops, Vec::new()),
             Family::Ipv6 => hops.into_iter().partition(|hop| !in_group(hop)),
-        }
+        };
+        (kept, short.into_iter().chain(grouped).collect())
     }
 
     /// IPv6's way as long as no rule was ever added in the namespace: `local`, then `main` (`fib6_rule_lookup`).
