@@ -161,7 +161,7 @@ fn translated_destinations_go_where_they_are_translated_to() -> Result<()> {
 
 #[test]
 fn where_connections_are_only_tracked_a_mark_is_allowed() -> Result<()> {
-    let twins = twins!();
+    let twins = twins!("n2", "n3");
     let script = "table inet wall {
         chain forward { type filter hook forward priority filter; policy drop; ct state established,related accept; iifname n1 udp dport != 80 accept; }
     }";
@@ -195,7 +195,7 @@ fn a_dscp_that_prerouting_writes_is_what_rules_look_at() -> Result<()> {
 #[test]
 fn sources_are_checked_as_rp_filter_says() -> Result<()> {
     for (level, valid_mark, may) in [("1", "0", "mark"), ("2", "0", "mark"), ("1", "1", "pass"), ("2", "1", "pass")] {
-        let twins = twins!();
+        let twins = twins!("n2", "n3");
         // Without a default route a source that is behind no interface is refused loosely, too.
         twins.ip("-4 route del default
              -4 route add 111.11.0.0/16 via 10.2.0.2

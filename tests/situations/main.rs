@@ -36,10 +36,11 @@ macro_rules! bed {
 }
 pub(crate) use bed;
 
-/// The twins for a test, which returns at once where there is no privilege.
+/// The twins for a test, which returns at once where there is no privilege; with the names of the interfaces whose cables' far
+/// ends are apart.
 macro_rules! twins {
-    () => {
-        match wayfork_tests::twins::Twins::new(crate::EXE)? {
+    ($($apart:literal),*) => {
+        match wayfork_tests::twins::Twins::new(crate::EXE, &[$($apart),*])? {
             Some(twins) => twins,
             None => return Ok(()),
         }

@@ -150,7 +150,7 @@ fn of_several_next_hops_a_flow_takes_the_same_under_every_hash_policy() -> Resul
 #[test]
 fn marks_do_not_follow_a_packet_into_a_tunnel() -> Result<()> {
     for kind in ["vxlan id 7 remote 10.2.0.2 dstport 4789 local 10.2.0.1", "geneve id 7 remote 10.2.0.2"] {
-        let twins = twins!();
+        let twins = twins!("n3");
         let add = format!("link add tun0 address 02:57:00:00:00:09 type {kind}");
         if let Err(error) = twins.ip(&add) {
             let line = format!("LEFT OUT: {kind}: {error:#}\n");
@@ -171,22 +171,21 @@ fn marks_do_not_follow_a_packet_into_a_tunnel() -> Result<()> {
             Arrival::udp("into", "n1", "10.1.0.7", Twins::FAR[0])?,
             Arrival::udp("beside", "n1", "10.1.0.8", Twins::FAR[0])?,
         ];
-        for arrival in &arrivals {
+        // The outer packet would show the mark, on n2's cable. On n3's it is lost, and only counted.
+        let expected = [("n2", (0, 1)), ("n3", (1, 1))];
+        for (arrival, (dev, counts)) in arrivals.iter().zip(expected) {
             for rig in [&twins.alone, &twins.with] {
                 arrival.send(rig)?;
+                let ways: Vec<_> = rig
+                    .catch(std::time::Duration::from_millis(200))?
+                    .into_iter()
+                    .map(|Seen { dev, caught }| (dev, caught.mark))
+                    .collect();
+                assert_eq!(ways, [(dev.to_owned(), 0)], "{kind}: {arrival}");
             }
+            let counted = (acted(&twins.with, "mark")?, passed(&twins.with, "egress-interface")?);
+            assert_eq!(counted, counts, "{kind}: marked, and left for the interface, after {arrival}");
         }
-        let seen = [&twins.alone, &twins.with].map(|rig| rig.catch(std::time::Duration::from_millis(200)));
-        let [alone, with] = seen;
-        let ways = |seen: Result<Vec<Seen>>| -> Result<Vec<(String, String, u32)>> {
-            Ok(seen?.into_iter().map(|seen| (seen.caught.name, seen.dev, seen.caught.mark)).collect())
-        };
-        let (alone, with) = (ways(alone)?, ways(with)?);
-        let way = |name: &str, dev: &str, mark| (name.to_owned(), dev.to_owned(), mark);
-        assert_eq!(alone, [way("into", "n2", 0), way("beside", "n3", 0)], "{kind}");
-        ensure!(with[0] == alone[0], "{kind}: {with:?}");
-        ensure!(with[1].2 != 0 && with[1].1 == "n3", "{kind}: what goes elsewhere was not marked: {with:?}");
-        assert_eq!((acted(&twins.with, "mark")?, passed(&twins.with, "egress-interface")?), (1, 1), "{kind}");
         ensure!(daemon.stop()?.success());
     }
     Ok(())

@@ -1,5 +1,6 @@
-//! A router alone in its namespace: the other ends of its cables are in the same one, so that a packet keeps its mark on the
-//! cable. What comes in can carry any mark, and what comes out is seen with its own.
+//! A router whose other cable ends the test holds. They are in the router's namespace, so that a packet keeps its mark on the
+//! cable: what comes in can carry any mark, and what comes out is seen with its own. But towards such a cable Wayfork writes no
+//! mark, as the packet would come back in with it. Where marks are to be written, the far ends are apart ([`Rig::apart`]).
 
 use crate::bed;
 use crate::frames::{Caught, Segments, Tap, ethernet, readable, tag};
@@ -33,10 +34,12 @@ pub enum Kind {
 
 /// The router.
 pub struct Rig {
-    /// It has one host, [`Rig::HOST`].
+    /// It has the host [`Rig::HOST`], and another one where far ends are apart.
     pub lab: Lab,
     exe: PathBuf,
     ends: BTreeMap<String, End>,
+    /// The interfaces whose cables' far ends are apart.
+    apart: Vec<String>,
 }
 
 enum End {
@@ -57,6 +60,8 @@ pub struct Seen {
 impl Rig {
     /// The host's name in the lab.
     pub const HOST: &str = "router";
+    /// The host that has the far ends that are apart.
+    const FAR_HOST: &str = "far";
 
     /// A router without interfaces, for a test of the binary `exe`. None without privilege, which is said on standard error.
     pub fn new(exe: &str) -> Result<Option<Rig>> {
@@ -71,7 +76,20 @@ impl Rig {
                 ("net.ipv6.icmp.ratelimit", "0"),
             ],
         )?;
-        Ok(Some(Rig { lab, exe: exe.into(), ends: BTreeMap::new() }))
+        Ok(Some(Rig { lab, exe: exe.into(), ends: BTreeMap::new(), apart: Vec::new() }))
+    }
+
+    /// Has the far ends of these interfaces' cables, which are not made yet, in a namespace of their own. On such a cable a packet
+    /// loses its mark in both directions (`skb_scrub_packet()`): what came out is caught with mark 0.
+    pub fn apart(&mut self, devs: &[&str]) -> Result<()> {
+        self.lab.host(Self::FAR_HOST)?;
+        self.apart = devs.iter().map(ToString::to_string).collect();
+        Ok(())
+    }
+
+    /// The host that has the far end of an interface's cable.
+    fn far_host(&self, dev: &str) -> &'static str {
+        if self.apart.iter().any(|apart| apart == dev) { Self::FAR_HOST } else { Self::HOST }
     }
 
     /// Adds an interface, up and with these addresses. Its index is `10 + number`, its hardware address [`Rig::mac`].
@@ -81,6 +99,8 @@ impl Rig {
         let mac = Self::mac(number);
         let link = NewLink::named(dev).index(index).mac(mac);
         let (port, far) = (format!("{dev}p"), format!("{dev}x"));
+        let far_host = self.far_host(dev);
+        let far_netns = self.lab.netns(far_host)?.fd();
         let end = self.lab.inside(Self::HOST, || {
             let mut admin = Admin::open()?;
             if kind == Kind::Tun {
@@ -96,7 +116,7 @@ impl Rig {
                 }
                 return Ok(Some(tun));
             }
-            let far_link = NewLink::named(&far).index(index + 200);
+            let far_link = NewLink::named(&far).index(index + 200).inside(far_netns);
             match kind {
                 Kind::Veth => admin.veth(link.mtu(mtu), far_link)?,
                 Kind::Bridge => {
@@ -110,21 +130,19 @@ impl Rig {
                     admin.macvlan(link.mtu(mtu), &port)?;
                 }
             }
-            admin.set_mtu(&far, 9000)?;
-            let quiet = if kind == Kind::Veth { vec![&far] } else { vec![&far, &port] };
-            for name in quiet {
-                // One with a small MTU has no IPv6 at all.
-                match write_setting(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1") {
-                    Err(error) if error.errno() == libc::ENOENT => {}
-                    other => other?,
-                }
-                write_setting(&format!("net.ipv4.conf.{name}.forwarding"), "0")?;
-                write_setting(&format!("net.ipv4.conf.{name}.arp_ignore"), "8")?;
-                admin.up(name)?;
+            if matches!(kind, Kind::Bridge | Kind::Macvlan) {
+                quiet(&mut admin, &port)?;
             }
             admin.up(dev)?;
             Ok(None)
         })?;
+        if end.is_none() {
+            self.lab.inside(far_host, || {
+                let mut admin = Admin::open()?;
+                admin.set_mtu(&far, 9000)?;
+                quiet(&mut admin, &far)
+            })?;
+        }
         self.lab.inside(Self::HOST, || {
             let mut admin = Admin::open()?;
             for address in addresses {
@@ -140,7 +158,7 @@ impl Rig {
                 nix::fcntl::fcntl(&tun, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
                 End::Tun(tun.into())
             }
-            None => End::Cable(Tap::open(&self.lab, Self::HOST, &far)?, mac),
+            None => End::Cable(Tap::open(&self.lab, far_host, &far)?, mac),
         };
         self.ends.insert(dev.to_owned(), end);
         Ok(())
@@ -195,7 +213,7 @@ impl Rig {
     pub fn unplug(&mut self, dev: &str) -> Result<()> {
         let far = format!("{dev}x");
         self.ends.remove(dev);
-        self.lab.inside(Self::HOST, || Admin::open()?.down(&far))?;
+        self.lab.inside(self.far_host(dev), || Admin::open()?.down(&far))?;
         bed::eventually(Duration::from_secs(10), "no carrier", || {
             let links = self.kernel(|kernel| kernel.links())?;
             Ok(links.values().any(|link| link.name == dev && !link.lower_up))
@@ -233,7 +251,7 @@ impl Rig {
         Ok(process::json(self.lab.netns(Self::HOST)?, &self.exe, &["--json", "status"])?)
     }
 
-    /// Lets an IP packet come in by an interface with a mark; by a TUN device always without.
+    /// Lets an IP packet come in by an interface with a mark; by a TUN device or a cable whose end is apart always without.
     pub fn send(&self, dev: &str, packet: &[u8], mark: u32) -> Result<()> {
         match self.end(dev)? {
             End::Cable(tap, mac) => match tap.send_marked(&to_router(*mac, packet), mark) {
@@ -279,6 +297,18 @@ impl Rig {
     fn end(&self, dev: &str) -> Result<&End> {
         self.ends.get(dev).with_context(|| format!("the router has no {dev}"))
     }
+}
+
+/// Brings a device up that has a part in nothing but carrying frames.
+fn quiet(admin: &mut Admin, dev: &str) -> wayfork::kernel::Result<()> {
+    // One with a small MTU has no IPv6 at all.
+    match write_setting(&format!("net.ipv6.conf.{dev}.disable_ipv6"), "1") {
+        Err(error) if error.errno() == libc::ENOENT => {}
+        other => other?,
+    }
+    write_setting(&format!("net.ipv4.conf.{dev}.forwarding"), "0")?;
+    write_setting(&format!("net.ipv4.conf.{dev}.arp_ignore"), "8")?;
+    admin.up(dev)
 }
 
 fn to_router(mac: [u8; 6], packet: &[u8]) -> Vec<u8> {

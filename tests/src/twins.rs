@@ -89,8 +89,11 @@ impl Twins {
     /// Routers with interfaces n1, n2 and n3, addresses 10.N.0.1/24 and fd0N::1/64, defaults by n2's gateway, and tables 102
     /// and 103 with defaults by n2's and n3's. On each link are 10.N.0.2 and fd0N::2 (the gateways), 10.N.0.7 and fd0N::7, and
     /// fe80::N:9, the first to fifth neighbour; [`Twins::FAR`] are the last two. None without privilege.
-    pub fn new(exe: &str) -> Result<Option<Twins>> {
-        let (Some(alone), Some(with)) = (basic(exe)?, basic(exe)?) else { return Ok(None) };
+    ///
+    /// The far ends of the cables of the interfaces in `apart` are apart ([`Rig::apart`]): what goes there may be marked. As it is
+    /// caught without its mark, [`acted`] has to say how much was.
+    pub fn new(exe: &str, apart: &[&str]) -> Result<Option<Twins>> {
+        let (Some(alone), Some(with)) = (basic(exe, apart)?, basic(exe, apart)?) else { return Ok(None) };
         Ok(Some(Twins { alone, with }))
     }
 
@@ -151,8 +154,9 @@ impl Twins {
     }
 }
 
-fn basic(exe: &str) -> Result<Option<Rig>> {
+fn basic(exe: &str, apart: &[&str]) -> Result<Option<Rig>> {
     let Some(mut rig) = Rig::new(exe)? else { return Ok(None) };
+    rig.apart(apart)?;
     for number in 1..=3 {
         let (dev, v4, v6) = (format!("n{number}"), format!("10.{number}.0.1/24"), format!("fd0{number}::1/64"));
         rig.interface(&dev, number, Kind::Veth, 1500, &[&v4, &v6])?;

@@ -34,6 +34,8 @@ fn from_environment(name: &str) -> Result<Option<u64>> {
 struct Tally {
     redirect: u64,
     mark: u64,
+    /// Of these, on routers with a policy file.
+    mark_with_file: u64,
     drop: u64,
     passed: BTreeMap<String, u64>,
     sent: usize,
@@ -41,11 +43,12 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, status: &serde_json::Value) {
+    fn add(&mut self, status: &serde_json::Value, file: bool) {
         for rule in status["rules"].as_array().into_iter().flatten() {
             let packets = |action: &str| rule["actions"][action]["packets"].as_u64().unwrap_or(0);
             self.redirect += packets("redirect");
             self.mark += packets("mark");
+            self.mark_with_file += if file { packets("mark") } else { 0 };
             self.drop += packets("drop");
         }
         for (reason, count) in status["pass_reasons"].as_object().into_iter().flatten() {
@@ -62,11 +65,11 @@ fn round(seed: u64, tally: &mut Tally) -> Result<bool> {
     let arrivals: Vec<_> =
         (0..PACKETS).map(|number| packets::arrival(&mut rng, &plan, &format!("n{number}"))).collect();
     let alone = if plan.policy.is_empty() { None } else { Some(twins.alone.run("netlink", &plan.policy)?) };
-    let daemon = twins.run("auto", &plan.policy)?;
+    let daemon = twins.run("auto", &format!("{}{}", plan.cap, plan.policy))?;
     let departures = twins.compare(&arrivals).with_context(|| describe(seed, &plan, &twins.with))?;
     tally.sent += arrivals.len();
     tally.came_out += departures.values().filter(|[seen, _]| !seen.is_empty()).count();
-    tally.add(&twins.with.status()?);
+    tally.add(&twins.with.status()?, !plan.policy.is_empty());
     for daemon in alone.into_iter().chain([daemon]) {
         ensure!(daemon.stop()?.success());
     }
@@ -75,7 +78,7 @@ fn round(seed: u64, tally: &mut Tally) -> Result<bool> {
 
 /// How to make this router.
 fn describe(seed: u64, plan: &Plan, rig: &Rig) -> String {
-    let mut text = format!("seed {seed}\n{:#?}\n{}\n", plan.interfaces, plan.policy);
+    let mut text = format!("seed {seed}\n{:#?}\n{}{}\n", plan.interfaces, plan.cap, plan.policy);
     if let Ok(host) = rig.kernel(|kernel| kernel.host()) {
         text.extend(host.rules.iter().map(|rule| format!("{}\n", rule_command(rule))));
         let added = host.routes.iter().filter(|route| route.table != 255 && route.protocol != 2);
@@ -95,7 +98,12 @@ fn random_routers_treat_every_packet_as_the_stack_does() -> Result<()> {
         }
     }
     println!("{tally:?}");
+    // A few rounds may be anything.
+    if rounds < ROUNDS {
+        return Ok(());
+    }
     ensure!(tally.redirect as usize > tally.sent / 10, "the fast path hardly took part: {tally:?}");
+    ensure!(tally.mark as usize > tally.sent / 60 && tally.mark_with_file > 0, "hardly anything was marked: {tally:?}");
     ensure!(tally.came_out > tally.sent / 3, "hardly anything came out: {tally:?}");
     Ok(())
 }

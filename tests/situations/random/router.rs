@@ -20,6 +20,10 @@ pub struct Plan {
     local_last: bool,
     /// A policy file besides, or nothing. Both routers get it, one for its stack alone.
     pub policy: String,
+    /// The far ends of all cables but the first one's are apart, so that marks may be written.
+    apart: bool,
+    /// More of the section `[router]` for the one with Wayfork.
+    pub cap: &'static str,
 }
 
 #[derive(Debug)]
@@ -69,6 +73,8 @@ impl Plan {
             routes: Vec::new(),
             local_last: one_in(rng, 8),
             policy: String::new(),
+            apart: false,
+            cap: "",
         };
         for family in Family::BOTH {
             plan.routes.push(Route {
@@ -90,6 +96,11 @@ impl Plan {
         }
         if one_in(rng, 3) {
             plan.policy = plan.policy(rng);
+        }
+        plan.apart = rng.bool();
+        // With a file always, or else both would seldom meet.
+        if plan.apart && (!plan.policy.is_empty() || rng.bool()) {
+            plan.cap = "fast_path = \"mark\"\n";
         }
         plan
     }
@@ -124,6 +135,10 @@ impl Plan {
     /// Builds it. What the kernel refuses is left out; it refuses the same each time.
     pub fn build(&self, exe: &str) -> Result<Option<Rig>> {
         let Some(mut rig) = Rig::new(exe)? else { return Ok(None) };
+        if self.apart {
+            let names: Vec<&str> = self.interfaces[1..].iter().map(|interface| &*interface.name).collect();
+            rig.apart(&names)?;
+        }
         for interface in &self.interfaces {
             let addresses: Vec<&str> = interface.addresses.iter().map(String::as_str).collect();
             rig.interface(&interface.name, interface.number, interface.kind, interface.mtu, &addresses)?;
