@@ -103,7 +103,10 @@ fn random_routers_treat_every_packet_as_the_stack_does() -> Result<()> {
         return Ok(());
     }
     ensure!(tally.redirect as usize > tally.sent / 10, "the fast path hardly took part: {tally:?}");
-    ensure!(tally.mark as usize > tally.sent / 60 && tally.mark_with_file > 0, "hardly anything was marked: {tally:?}");
+    ensure!(
+        tally.mark as usize > tally.sent / 100 && tally.mark_with_file > 0,
+        "hardly anything was marked: {tally:?}"
+    );
     ensure!(tally.came_out > tally.sent / 3, "hardly anything came out: {tally:?}");
     Ok(())
 }

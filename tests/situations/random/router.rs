@@ -97,9 +97,10 @@ impl Plan {
         if one_in(rng, 3) {
             plan.policy = plan.policy(rng);
         }
-        plan.apart = rng.bool();
-        // With a file always, or else both would seldom meet.
-        if plan.apart && (!plan.policy.is_empty() || rng.bool()) {
+        // More often with a file, or else files and marks would seldom meet.
+        let file = !plan.policy.is_empty();
+        plan.apart = rng.u8(..6) < if file { 4 } else { 3 };
+        if plan.apart && (file || rng.bool()) {
             plan.cap = "fast_path = \"mark\"\n";
         }
         plan
