@@ -171,7 +171,7 @@ fn marks_do_not_follow_a_packet_into_a_tunnel() -> Result<()> {
             Arrival::udp("into", "n1", "10.1.0.7", Twins::FAR[0])?,
             Arrival::udp("beside", "n1", "10.1.0.8", Twins::FAR[0])?,
         ];
-        // The outer packet would show the mark, on n2's cable. On n3's it is lost, and only counted.
+        // A mark would send the outer packet into the tunnel again. On n3's cable it is lost, and only counted.
         let expected = [("n2", (0, 1)), ("n3", (1, 1))];
         for (arrival, (dev, counts)) in arrivals.iter().zip(expected) {
             for rig in [&twins.alone, &twins.with] {
