@@ -7,16 +7,12 @@ use crate::proof::Explanation;
 use crate::router::control::{self, Request, Response};
 use crate::router::{Options, RouterError, ShadowOptions};
 use std::io::Write;
-use std::path::Path;
 
 /// Routes by the policy until a signal ends it.
 pub fn run(args: &RunArgs) -> Outcome {
     let path = args.file.path();
     let policy = policy_file::load(path)?;
-    let file = match path {
-        Some(path) if path != Path::new("-") => Some(std::path::absolute(path)?),
-        _ => None,
-    };
+    let file = path.map(|path| policy_file::file(path)).transpose()?.flatten();
     let mode = args.mode.map(|mode| match mode {
         ModeArg::Auto => Mode::Auto,
         ModeArg::Ebpf => Mode::Ebpf,

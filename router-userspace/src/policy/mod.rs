@@ -16,7 +16,7 @@ mod syntax;
 mod values;
 
 pub use diagnostic::{Diagnostic, Rejected, Source, Span};
-pub use load::{LARGEST, load, parse};
+pub use load::{LARGEST, load, load_file, parse};
 pub use names::TableNames;
 pub use values::{ipproto_name, ipproto_number};
 

@@ -25,14 +25,25 @@ pub enum Request {
     Status,
     /// Take a new policy: the text of a file, or the running router's own file again.
     Reload {
-        /// File name for messages, and the text.
-        policy: Option<(PathBuf, String)>,
+        /// The new policy; None for the file that the router read last.
+        policy: Option<NewPolicy>,
     },
     /// Decide one packet with the live maps.
     Explain {
         /// What `explain` was asked.
         question: crate::proof::Question,
     },
+}
+
+/// A policy for the running router.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NewPolicy {
+    /// What messages and `at` call it.
+    pub name: String,
+    /// The file, absolute, to be read again at SIGHUP; None for standard input.
+    pub path: Option<PathBuf>,
+    /// Its text.
+    pub text: String,
 }
 
 /// What the router answers.

@@ -3,7 +3,7 @@
 use super::counters::Counters;
 use super::shadow::Shadow;
 use super::watch::Watch;
-use super::{Options, RouterError, expiry};
+use super::{Options, PolicyFile, RouterError, expiry};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
 use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact, survey};
@@ -14,7 +14,6 @@ use crate::safety::{self, Facts, Judgement, May, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -31,7 +30,7 @@ const PASSES: u32 = 8;
 pub(super) struct Engine {
     pub(super) kernel: Netlink,
     pub(super) policy: Policy,
-    file: Option<PathBuf>,
+    file: Option<PolicyFile>,
     forced_mode: Option<Mode>,
     pub(super) fast: Option<FastPath>,
     pub(super) why_off: Option<String>,
@@ -104,9 +103,9 @@ impl Engine {
         Arc::clone(&self.ending)
     }
 
-    /// The policy file, to be read again.
-    pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+    /// The policy file, to be read again; None where the policy in force came from none.
+    pub fn file(&self) -> Option<&PolicyFile> {
+        self.file.as_ref()
     }
 
     pub(super) fn mode(&self, policy: &Policy) -> Mode {
@@ -275,16 +274,14 @@ impl Engine {
         }
     }
 
-    /// The new policy, whole or not at all.
-    pub fn reload(&mut self, policy: Policy, file: Option<PathBuf>) -> Result<(), RouterError> {
+    /// The new policy, whole or not at all; `file` is where it can be read again.
+    pub fn reload(&mut self, policy: Policy, file: Option<PolicyFile>) -> Result<(), RouterError> {
         let fallen = self.shadow.as_mut().map(Shadow::forgive);
         match self.settle(&policy) {
             Ok(()) => {
                 self.behind = self.outdated;
                 self.policy = policy;
-                if file.is_some() {
-                    self.file = file;
-                }
+                self.file = file;
                 Ok(())
             }
             Err(error) => {
@@ -320,7 +317,8 @@ impl Engine {
             self.load(mode)?;
         }
         self.judgement = self.judge(policy);
-        let desired = mirror::desired(policy, &self.host, &(&self.judgement).into());
+        let desired = mirror::desired(policy, &self.host, &(&self.judgement).into())
+            .with_marks_taken(self.kernel.marks_are_anothers()?);
         desired.check()?;
         let changes = mirror::diff(&desired, &self.host, self.kernel.mark_chain()?);
         if !changes.is_empty() {
