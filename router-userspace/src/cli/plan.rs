@@ -37,7 +37,8 @@ fn plan(path: Option<&PathBuf>, policy: &Policy) -> anyhow::Result<Document> {
     });
     let running = running(&mut against);
     let (judgement, off) = judge(policy, &host);
-    let desired = mirror::desired(policy, &host, &MarkClasses::from(&judgement));
+    let taken = kernel.marks_are_anothers().unwrap_or(false);
+    let desired = mirror::desired(policy, &host, &MarkClasses::from(&judgement)).with_marks_taken(taken);
     let words = Words { host: &host, policy };
     let changes = mirror::diff(&desired, &host, installed);
     let mut items = mirror::items(&desired, &host, &changes, &words);
