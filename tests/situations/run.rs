@@ -67,6 +67,20 @@ fn after_sigkill_the_next_run_puts_everything_right() -> Result<()> {
     Ok(())
 }
 
+/// Who supervises it starts it again at once: the killed one may still be ending, with the name of the control socket.
+#[test]
+fn a_run_right_after_sigkill_waits_for_the_killed_one_to_end() -> Result<()> {
+    let bed = bed!();
+    for round in 0..15 {
+        let mode = ["netlink", "ebpf", "auto"][round % 3];
+        let killed = bed.run(mode, POLICY)?;
+        killed.signal(Signal::SIGKILL)?;
+        let next = bed.run(mode, POLICY)?;
+        ensure!(next.stop()?.success(), "round {round}, {mode}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_run_that_is_killed_while_it_starts_is_recovered_too() -> Result<()> {
     let mut bed = bed!();

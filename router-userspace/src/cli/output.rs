@@ -36,6 +36,20 @@ pub fn colored(global: &Global) -> bool {
     }
 }
 
+/// An error with its causes, `: ` between them. What says its cause in its own words does not say it twice.
+pub(super) fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let said = cause.to_string();
+        if text.is_empty() {
+            text = said;
+        } else if !text.contains(&said) {
+            text += &format!(": {said}");
+        }
+    }
+    text
+}
+
 /// Says how a command failed, as text on standard error or as JSON on standard output, and with which status it ends.
 pub fn failed(json: bool, color: Color, error: &anyhow::Error) -> Exit {
     let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
@@ -45,9 +59,9 @@ pub fn failed(json: bool, color: Color, error: &anyhow::Error) -> Exit {
         (true, Some(rejected)) => print_json(&diagnostics::document(&rejected.errors, &rejected.warnings)),
         (false, Some(rejected)) => print_error(&diagnostics::rejected(rejected, color)),
         (true, None) => print_json(
-            &serde_json::json!({ "schema": 1, "error": { "message": format!("{error:#}"), "exit": exit as u8 } }),
+            &serde_json::json!({ "schema": 1, "error": { "message": with_causes(error), "exit": exit as u8 } }),
         ),
-        (false, None) => print_error(&format!("wayfork: {error:#}\n")),
+        (false, None) => print_error(&format!("wayfork: {}\n", with_causes(error))),
     };
     // Where not even the error can be written, the status is all that is left to say.
     drop(written);
@@ -57,4 +71,24 @@ pub fn failed(json: bool, color: Color, error: &anyhow::Error) -> Exit {
 /// Writes a text to standard error.
 pub fn print_error(text: &str) -> anyhow::Result<()> {
     Ok(io::stderr().lock().write_all(text.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("control socket: {0}")]
+        struct Outer(#[from] io::Error);
+        let outer = || Outer(io::Error::from_raw_os_error(104));
+        let once = "control socket: Connection reset by peer (os error 104)";
+        assert_eq!(with_causes(&outer().into()), once);
+        assert_eq!(with_causes(&Failure::new(Exit::Cannot, outer()).into()), once);
+        let plain = io::Error::from_raw_os_error(104);
+        let within: anyhow::Error = Err::<(), _>(plain).context("ask").unwrap_err();
+        assert_eq!(with_causes(&within), "ask: Connection reset by peer (os error 104)");
+    }
 }

@@ -1,6 +1,6 @@
 //! `wayfork status`.
 
-use super::{Exit, Global, Outcome, output, render};
+use super::{Exit, Global, Outcome, output, render, unasked};
 use crate::cli::Failure;
 use crate::router::control::{self, Request, Response};
 use crate::router::status::{Shadow, Status};
@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 /// Asks the running router and shows its answer.
 pub fn run(global: &Global) -> Outcome {
-    let document = match control::ask(&Request::Status).map_err(|error| Failure::new(Exit::No, error))? {
+    let document = match control::ask(&Request::Status).map_err(unasked)? {
         Response::Done(document) => document,
         Response::Failed { message, .. } => return Err(Failure::new(Exit::Cannot, anyhow::anyhow!(message)).into()),
     };

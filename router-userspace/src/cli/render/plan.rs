@@ -27,6 +27,8 @@ pub struct Document {
     pub interfaces: Vec<Interface>,
     /// What on this host stands against the policy.
     pub against: Vec<String>,
+    /// What could not be seen, so that there may be more to change: a sentence each.
+    pub unseen: Vec<String>,
 }
 
 /// Something that waits.
@@ -100,11 +102,19 @@ pub fn text(plan: &Document, color: bool) -> Result<String, std::fmt::Error> {
     }
     let (add, remove, keep) = (plan.count(Op::Add), plan.count(Op::Remove), plan.count(Op::Keep));
     let total = match (add, remove, keep) {
+        (0, 0, 0) if !plan.unseen.is_empty() => "nothing to install of what could be seen".to_owned(),
+        (0, 0, keep) if !plan.unseen.is_empty() => format!("all {keep} that could be seen are as they should be"),
         (0, 0, 0) => "nothing to install".to_owned(),
         (0, 0, keep) => format!("all {keep} as they should be: nothing to change"),
         (add, remove, keep) => format!("{add} to add, {remove} to remove, {keep} stay"),
     };
     writeln!(out, "\n{}", bold(&total))?;
+    if !plan.unseen.is_empty() {
+        writeln!(out, "\n{}", bold("what could not be seen: there may be more to change"))?;
+        for sentence in &plan.unseen {
+            writeln!(out, "  {} {sentence}", paint("!", "against", color))?;
+        }
+    }
     if !plan.waiting.is_empty() {
         writeln!(out, "\n{}", bold("waiting"))?;
         for wait in &plan.waiting {
@@ -192,6 +202,7 @@ mod tests {
             waiting: vec![],
             interfaces: vec![Interface { name: "eth1".into(), may: "mark", why: "a firewall is there".into() }],
             against: vec!["there is no interface eth7".into()],
+            unseen: vec![],
         }
     }
 
@@ -220,6 +231,14 @@ mod tests {
         assert!(!text.contains("1000:") && text.contains("all 41 as they should be"), "{text}");
         assert!(!document(vec![item(Op::Keep)]).changes_something());
         assert!(document(vec![item(Op::Remove)]).changes_something());
+    }
+
+    #[test]
+    fn what_could_not_be_seen_is_said() {
+        let unseen = vec!["the fast path".to_owned()];
+        let text = text(&Document { unseen, ..document(vec![]) }, false).unwrap();
+        assert!(text.contains("nothing to install of what could be seen\n"), "{text}");
+        assert!(text.contains("there may be more to change\n  ! the fast path\n"), "{text}");
     }
 
     #[test]
