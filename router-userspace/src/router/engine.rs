@@ -324,7 +324,8 @@ impl Engine {
         if !changes.is_empty() {
             // The policy in force, whose marks are installed: a failure puts them back.
             let changes = changes.with_installed_marks(&self.policy.mark_rules());
-            mirror::apply(&mut self.kernel, &changes, &mut progress(&self.ending))?;
+            mirror::apply(&mut self.kernel, &changes, &mut progress(&self.ending))
+                .map_err(|error| error.told_of(&desired))?;
             self.host = self.kernel.host()?;
         }
         self.waiting = desired.waiting;
