@@ -154,6 +154,7 @@ fn attachments(judgement: &Judgement, host: &Host, running: Option<&Status>) -> 
         text: format!("TC program at ingress of {name}{may}"),
         name: None,
         at: None,
+        rule: None,
     };
     let mut wanted = BTreeSet::new();
     let mut items = Vec::new();

@@ -192,6 +192,7 @@ fn paint(text: &str, what: &str, color: bool) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::mirror::Told;
 
     fn document(changes: Vec<Item>) -> Document {
         Document {
@@ -209,7 +210,8 @@ mod tests {
     fn item(op: Op) -> Item {
         let text = "1000: from all iif eth1 lookup isp2".to_owned();
         let (name, at) = (Some("guests".to_owned()), Some("policy.toml:12".to_owned()));
-        Item { op, kind: Kind::Rule, family: Some(Family::Ipv4), text, name, at }
+        let rule = Told { rule_id: "v4-1000-0".to_owned(), priority: 1000, owner: "wayfork".to_owned() };
+        Item { op, kind: Kind::Rule, family: Some(Family::Ipv4), text, name, at, rule: Some(rule) }
     }
 
     #[test]
@@ -249,6 +251,9 @@ mod tests {
         assert_eq!(json["changes"][0]["kind"], "rule");
         assert_eq!(json["changes"][0]["family"], "ipv4");
         assert_eq!(json["changes"][0]["at"], "policy.toml:12");
+        assert_eq!(json["changes"][0]["rule_id"], "v4-1000-0");
+        assert_eq!(json["changes"][0]["priority"], 1000);
+        assert_eq!(json["changes"][0]["owner"], "wayfork");
         assert_eq!(json["interfaces"][0]["may"], "mark");
     }
 }

@@ -200,6 +200,11 @@ fn what_others_have_is_left_to_them() {
     assert!(items.iter().all(|item| item.op == Op::Keep));
     assert!(items[0].text.ends_with("(owner: boot)") && items[1].text.ends_with("(owner: dhcp)"), "{items:?}");
     assert_eq!((items[0].name.as_deref(), items[0].at.as_deref()), (Some("mine"), Some("p.toml:1")));
+    // Told as `status` will tell it: the owner's.
+    let told = items[0].rule.as_ref().unwrap();
+    assert_eq!((told.owner.as_str(), told.priority), ("boot", 50));
+    assert_eq!(told.rule_id, crate::model::rule_ids(&host.rules)[1]);
+    assert!(items[1].rule.is_none(), "a route");
 }
 
 #[test]
@@ -254,6 +259,13 @@ fn a_plan_tells_what_comes_goes_and_stays() {
         ]
     );
     assert_eq!(items[1].name.as_deref(), Some("more"));
+    let then = after(&wish, &host).rules;
+    for (item, list) in [(&items[0], &then), (&items[1], &then), (&items[2], &host.rules)] {
+        let told = item.rule.as_ref().unwrap();
+        assert_eq!(told.owner, "wayfork");
+        let place = list.iter().position(|rule| rule.priority == told.priority).unwrap();
+        assert_eq!(told.rule_id, crate::model::rule_ids(list)[place]);
+    }
 }
 
 #[test]
