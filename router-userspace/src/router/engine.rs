@@ -3,7 +3,7 @@
 use super::counters::Counters;
 use super::shadow::Shadow;
 use super::watch::Watch;
-use super::{Options, PolicyFile, RouterError, expiry};
+use super::{Options, PolicyFile, RouterError, expiry, news};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
 use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact, survey};
@@ -46,6 +46,8 @@ pub(super) struct Engine {
     pub(super) updates: u64,
     pub(super) active: bool,
     pub(super) since: Instant,
+    /// The first policy is in force.
+    started: bool,
     surveyed: Instant,
     /// Runs while there is a fast path.
     watch: Option<Watch>,
@@ -83,6 +85,7 @@ impl Engine {
             updates: 0,
             active: false,
             since: now,
+            started: false,
             surveyed: now,
             watch: None,
             behind: false,
@@ -118,6 +121,7 @@ impl Engine {
         self.settle(&policy)?;
         self.behind = self.outdated;
         self.since = Instant::now();
+        self.started = true;
         Ok(())
     }
 
@@ -310,7 +314,9 @@ impl Engine {
         self.suspend();
         self.monitor.forget()?;
         let mode = self.mode(policy);
-        self.host = self.kernel.host()?;
+        let host = self.kernel.host()?;
+        news::interfaces(&self.host, &host, &self.attached, policy);
+        self.host = host;
         if mode == Mode::Netlink {
             self.drop_fast_path();
         } else if self.fast.is_none() {
@@ -324,10 +330,12 @@ impl Engine {
         if !changes.is_empty() {
             // The policy in force, whose marks are installed: a failure puts them back.
             let changes = changes.with_installed_marks(&self.policy.mark_rules());
-            mirror::apply(&mut self.kernel, &changes, &mut progress(&self.ending))
+            let applied = mirror::apply(&mut self.kernel, &changes, &mut progress(&self.ending))
                 .map_err(|error| error.told_of(&desired))?;
+            news::applied(&applied, !self.started || *policy != self.policy);
             self.host = self.kernel.host()?;
         }
+        news::waiting(&self.waiting, &desired.waiting);
         self.waiting = desired.waiting;
         if self.fast.is_some() {
             self.activate(mode, policy)?;

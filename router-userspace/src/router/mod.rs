@@ -5,6 +5,7 @@ mod counters;
 mod engine;
 mod expiry;
 mod live;
+mod news;
 mod report;
 mod run_loop;
 mod server;

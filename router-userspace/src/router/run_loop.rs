@@ -4,7 +4,7 @@ use super::control::{self, NewPolicy, Request, Response};
 use super::engine::Engine;
 use super::server::{self, Call};
 use super::{Options, PolicyFile, RouterError};
-use crate::policy::{self, TableNames};
+use crate::policy::{self, Mode, TableNames};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -32,6 +32,11 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
     let mut terminate = signal(SignalKind::terminate()).map_err(RouterError::Start)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(RouterError::Start)?;
 
+    if options.shadow.is_some() && options.mode.unwrap_or(options.policy.router.mode) == Mode::Netlink {
+        tracing::warn!(
+            "--shadow checks what the fast path decides; in mode netlink there is none, and nothing to check"
+        );
+    }
     let keep = options.keep;
     let mut engine = Engine::open(options)?;
     let announcements = engine.announcements().map_err(RouterError::Start)?;
