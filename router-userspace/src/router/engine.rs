@@ -12,10 +12,9 @@ use crate::model::Host;
 use crate::policy::{Bypass, Mode, Policy};
 use crate::safety::{self, Facts, Judgement, May, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long the program may decide after the loader was last seen alive. A dead loader's decisions end within 2 seconds.
@@ -129,7 +128,7 @@ impl Engine {
     pub fn stop(mut self, keep: bool) -> Result<(), RouterError> {
         self.drop_fast_path();
         if !keep {
-            mirror::remove_all(&mut self.kernel, &mut progress(&AtomicBool::new(false)))?;
+            mirror::remove_all(&mut self.kernel, &mut news::progress(&AtomicBool::new(false)))?;
         }
         Ok(())
     }
@@ -330,7 +329,7 @@ impl Engine {
         if !changes.is_empty() {
             // The policy in force, whose marks are installed: a failure puts them back.
             let changes = changes.with_installed_marks(&self.policy.mark_rules());
-            let applied = mirror::apply(&mut self.kernel, &changes, &mut progress(&self.ending))
+            let applied = mirror::apply(&mut self.kernel, &changes, &mut news::progress(&self.ending))
                 .map_err(|error| error.told_of(&desired))?;
             news::applied(&applied, !self.started || *policy != self.policy);
             self.host = self.kernel.host()?;
@@ -475,18 +474,6 @@ impl Engine {
             "no interface may be taken off the stack; use mode auto to leave them to it. {}",
             reasons.collect::<Vec<_>>().join("; ")
         )))
-    }
-}
-
-/// Says how far a long change is, every second or so, and breaks it off when the router is to end.
-fn progress(ending: &AtomicBool) -> impl FnMut(mirror::Progress) -> ControlFlow<()> {
-    let mut said = Instant::now();
-    move |progress| {
-        if said.elapsed() >= Duration::from_secs(1) {
-            said = Instant::now();
-            tracing::info!("{} of {} rules and routes", progress.done, progress.total);
-        }
-        if ending.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

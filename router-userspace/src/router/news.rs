@@ -1,9 +1,12 @@
-//! What the log tells of a change, once: what waits, which interfaces went or came, what was put right.
+//! What the log tells of a change, once: how far a long one is, what waits, which interfaces went or came, what was put right.
 
-use crate::mirror::{Applied, Waiting};
+use crate::mirror::{Applied, Progress, Waiting};
 use crate::model::Host;
 use crate::policy::Policy;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// What waits that did not, and what does no more.
 pub(super) fn waiting(before: &[Waiting], now: &[Waiting]) {
@@ -57,4 +60,16 @@ pub(super) fn applied(applied: &Applied, new_policy: bool) {
     parts.extend(marks_set.then(|| "the marks' chains replaced".to_owned()));
     let what = if new_policy { "installed" } else { "put right" };
     tracing::info!("{what}: {}", parts.join(", "));
+}
+
+/// Says how far a long change is, every second or so, and breaks it off when the router is to end.
+pub(super) fn progress(ending: &AtomicBool) -> impl FnMut(Progress) -> ControlFlow<()> {
+    let mut said = Instant::now();
+    move |progress| {
+        if said.elapsed() >= Duration::from_secs(1) {
+            said = Instant::now();
+            tracing::info!("{} of {} rules and routes", progress.done, progress.total);
+        }
+        if ending.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
 }
