@@ -183,7 +183,7 @@ fn a_storm_of_foreign_rules_ends_with_the_truth() -> Result<()> {
 fn a_foreign_nftables_table_of_our_name_is_never_touched() -> Result<()> {
     let mut bed = bed!();
     let before = bed.snapshot()?;
-    let chain = "chain forward { type filter hook forward priority 0; }";
+    let chain = "chain forward { type filter hook forward priority 0; };";
     nft::load(&bed.lab, "router", &format!("table inet wayfork {{ {chain} }}"))?;
     let marked = format!("{POLICY}\n[[mark]]\niif = \"lan0\"\nset = \"0x20/0xff\"\n");
     let plan = bed.wayfork_with(&["plan", "-"], &marked)?;
