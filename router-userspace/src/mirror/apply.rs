@@ -51,7 +51,7 @@ pub struct ApplyError {
     /// Why the step failed; None where the caller broke it off.
     pub cause: Option<Error>,
     /// The step that failed; None where none did.
-    pub step: Option<Step>,
+    pub step: Option<Box<Step>>,
     /// What became of the others.
     pub undo: Undo,
 }
@@ -92,14 +92,14 @@ pub fn apply<K: Kernel + ?Sized>(
         }
     };
     let undo = go_back(walk.kernel, &changes.before);
-    Err(ApplyError { cause, step, undo })
+    Err(ApplyError { cause, step: step.map(Box::new), undo })
 }
 
 impl ApplyError {
     /// The error with the place in the file that asked for what failed.
     #[must_use]
     pub fn told_of(mut self, desired: &Desired) -> Self {
-        let at = match &self.step {
+        let at = match self.step.as_deref() {
             Some(Step::AddRule(rule)) => place(&desired.rules, rule),
             // It may be a stand-in, which has another metric.
             Some(Step::AddRoute(route)) => place(&desired.routes, route).or_else(|| {
