@@ -68,3 +68,18 @@ fn files_that_are_no_policy_are_status_2() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
     }
 }
+
+#[test]
+fn a_file_cannot_write_to_the_terminal() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("a\u{1b}]0;title\u{7}b.toml");
+    std::fs::write(&path, "[[rule]]\npriority = 1\niif = \"\u{1b}[2J\"\n# \u{9b}2J\n").expect("write");
+    for arguments in [&[][..], &["--json"]] {
+        let output = check(&[arguments, &[path.to_str().expect("UTF-8")]].concat(), b"");
+        assert_eq!(output.status.code(), Some(2));
+        for text in [output.stdout, output.stderr] {
+            let text = String::from_utf8(text).expect("UTF-8");
+            assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        }
+    }
+}

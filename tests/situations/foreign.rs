@@ -3,10 +3,12 @@
 use crate::bed;
 use anyhow::{Result, ensure};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 use wayfork::kernel::Kernel;
+use wayfork::lab::process::Daemon;
 use wayfork::lab::traffic::Proto;
 use wayfork::model::{Family, Rule, RuleAction, Selectors};
-use wayfork_tests::{Bed, POLICY, eventually};
+use wayfork_tests::{Bed, POLICY, eventually, nft};
 
 /// RTPROT_STATIC: an administrator's.
 const STATIC: u8 = 4;
@@ -173,5 +175,44 @@ fn a_storm_of_foreign_rules_ends_with_the_truth() -> Result<()> {
     bed.warm()?;
     bed.expect("isp2")?;
     ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+/// A table of Wayfork's name that Wayfork did not make: it is seen as a firewall, and neither replaced nor removed.
+#[test]
+fn a_foreign_nftables_table_of_our_name_is_never_touched() -> Result<()> {
+    let mut bed = bed!();
+    let before = bed.snapshot()?;
+    let chain = "chain forward { type filter hook forward priority 0; };";
+    nft::load(&bed.lab, "router", &format!("table inet wayfork {{ {chain} }}"))?;
+    let marked = format!("{POLICY}\n[[mark]]\niif = \"lan0\"\nset = \"0x20/0xff\"\n");
+    let plan = bed.wayfork_with(&["plan", "-"], &marked)?;
+    let text = String::from_utf8_lossy(&plan.stdout);
+    ensure!(text.contains("the nftables table inet wayfork is another program's"), "{text}");
+    for mode in ["netlink", "ebpf", "auto"] {
+        let router = bed.lab.netns("router")?;
+        let mut refused = Daemon::start(router, bed.exe(), &["-", "--mode", mode], Some(&marked))?;
+        let status = refused.wait(Duration::from_secs(10))?;
+        ensure!(status.and_then(|status| status.code()) == Some(3), "{mode}: {status:?}\n{}", refused.log());
+        ensure!(refused.log().contains("nft delete table inet wayfork"), "{mode}: {}", refused.log());
+        assert_eq!(bed.snapshot()?, before, "{mode}: something was installed");
+        // Without marks it is not in the way.
+        let daemon = bed.run(mode, POLICY)?;
+        bed.expect("isp2")?;
+        if mode != "netlink" {
+            let lan = bed.interface("lan0")?;
+            ensure!(lan["may"] != "redirect", "{mode}: its chain is not seen: {lan}");
+            ensure!(lan["why"].as_str().is_some_and(|why| why.contains("wayfork/forward")), "{mode}: {lan}");
+        }
+        ensure!(!bed.wayfork_with(&["reload", "-"], &marked)?.status.success(), "{mode}: a reload took it");
+        ensure!(daemon.stop()?.success());
+        assert_eq!(bed.snapshot()?, before, "{mode}");
+    }
+    // It is still there, which is what its removal shows.
+    nft::load(&bed.lab, "router", "delete table inet wayfork")?;
+    let daemon = bed.run("netlink", &marked)?;
+    ensure!(bed.snapshot()?.marks.is_some(), "the marks are not installed");
+    ensure!(daemon.stop()?.success());
+    assert_eq!(bed.snapshot()?, before);
     Ok(())
 }

@@ -120,3 +120,64 @@ fn no_packet_goes_astray_while_an_equal_policy_is_loaded() -> Result<()> {
     }
     Ok(())
 }
+
+/// What was read from standard input cannot be read again: the router's own standard input is somebody else's.
+#[test]
+fn after_a_reload_from_standard_input_there_is_no_file_to_read_again() -> Result<()> {
+    let mut bed = bed!();
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("policy.toml");
+    write(&path, POLICY)?;
+    let daemon = bed.run_with(&[&path.to_string_lossy(), "--mode", "netlink"])?;
+    ensure!(bed.status()?["file"] == path.to_string_lossy().as_ref(), "{}", bed.status()?);
+    let output = bed.wayfork_with(&["reload", "-"], &second_host())?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let installed = bed.snapshot()?;
+    bed.expect("isp1")?;
+    ensure!(bed.status()?["file"].is_null(), "{}", bed.status()?);
+    daemon.signal(Signal::SIGHUP)?;
+    let said = |line: &str| line.contains("no file to read again") && line.contains("the old policy stays");
+    ensure!(daemon.wait_line(Duration::from_secs(5), said), "says nothing: {}", daemon.log());
+    let output = bed.wayfork(&["reload"])?;
+    ensure!(output.status.code() == Some(2), "{output:?}");
+    ensure!(String::from_utf8_lossy(&output.stderr).contains("no file to read again"), "{output:?}");
+    assert_eq!(bed.snapshot()?, installed, "another policy is in force");
+    bed.expect("isp1")?;
+    // A file can be named again, and is then the one.
+    ensure!(bed.wayfork(&["reload", &path.to_string_lossy()])?.status.success());
+    ensure!(bed.status()?["file"] == path.to_string_lossy().as_ref(), "{}", bed.status()?);
+    bed.expect("isp2")?;
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+/// `at` says the file as the user named it, under `run`, after `reload FILE` and after SIGHUP alike.
+#[test]
+fn places_in_the_file_are_named_as_they_were_typed() -> Result<()> {
+    let bed = bed!();
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("deeper"))?;
+    let path = folder.path().join("policy.toml");
+    write(&path, POLICY)?;
+    let typed = folder.path().join("deeper/../policy.toml");
+    let typed = typed.to_string_lossy();
+    let daemon = bed.run_with(&[&typed, "--mode", "netlink"])?;
+    let at = || -> Result<Vec<String>> {
+        let status = bed.status()?;
+        let rules = status["rules"].as_array().expect("rules").iter().filter_map(|rule| rule["at"].as_str());
+        Ok(rules.map(|at| at.rsplit_once(':').map_or("", |(file, _)| file).to_owned()).collect())
+    };
+    let named = vec![typed.to_string(); 4];
+    assert_eq!(at()?, named);
+    ensure!(bed.wayfork(&["reload", &typed])?.status.success());
+    assert_eq!(at()?, named);
+    // The same by a path that means something else elsewhere, and read again.
+    let mut relative = std::process::Command::new(bed.exe());
+    relative.current_dir(folder.path()).args(["reload", "policy.toml"]);
+    ensure!(bed.lab.netns("router")?.spawn(relative)?.wait()?.success());
+    assert_eq!(at()?, ["policy.toml"; 4]);
+    ensure!(bed.wayfork(&["reload"])?.status.success());
+    assert_eq!(at()?, ["policy.toml"; 4]);
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}

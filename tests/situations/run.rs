@@ -67,6 +67,20 @@ fn after_sigkill_the_next_run_puts_everything_right() -> Result<()> {
     Ok(())
 }
 
+/// Who supervises it starts it again at once: the killed one may still be ending, with the name of the control socket.
+#[test]
+fn a_run_right_after_sigkill_waits_for_the_killed_one_to_end() -> Result<()> {
+    let bed = bed!();
+    for round in 0..15 {
+        let mode = ["netlink", "ebpf", "auto"][round % 3];
+        let killed = bed.run(mode, POLICY)?;
+        killed.signal(Signal::SIGKILL)?;
+        let next = bed.run(mode, POLICY)?;
+        ensure!(next.stop()?.success(), "round {round}, {mode}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_run_that_is_killed_while_it_starts_is_recovered_too() -> Result<()> {
     let mut bed = bed!();
@@ -132,5 +146,45 @@ fn a_signal_breaks_off_a_long_installation_and_leaves_nothing() -> Result<()> {
     ensure!(status.is_some_and(|status| status.success()), "{status:?}\n{}", daemon.log());
     ensure!(!daemon.log().contains("wayfork: ready"), "it was ready before the signal came: the list is too short");
     assert_eq!(bed.snapshot()?, before, "something stayed");
+    Ok(())
+}
+
+/// What happens to the policy while nobody looks is in the log, once for each change.
+#[test]
+fn what_changes_is_logged_once() -> Result<()> {
+    let bed = bed!();
+    let policy = format!("{POLICY}\n[[rule]]\npriority = 1100\niif = \"lan0\"\ntable = \"isp2\"\n");
+    let daemon = bed.run("netlink", &policy)?;
+    let told = |wanted: &str, times: usize| -> Result<()> {
+        eventually(Duration::from_secs(5), wanted, || Ok(daemon.log().matches(wanted).count() >= times))?;
+        // More would come with the next ticks.
+        std::thread::sleep(Duration::from_millis(1200));
+        ensure!(daemon.log().matches(wanted).count() == times, "{wanted}: not {times}\n{}", daemon.log());
+        Ok(())
+    };
+    told("installed: 6 rules added, 2 routes added", 1)?;
+    bed.kernel(|kernel| {
+        let own = kernel.rules()?.into_iter().find(|rule| rule.priority == 900).expect("the policy's");
+        kernel.delete_rule(&own)
+    })?;
+    told("put right: 1 rule added", 1)?;
+    bed.lab.inside("router", || wayfork::kernel::Admin::open()?.down("eth1"))?;
+    told("waits: eth1 is down", 2)?;
+    bed.lab.inside("router", || wayfork::kernel::Admin::open()?.delete_link("lan0"))?;
+    told("interface lan0 is gone", 1)?;
+    ensure!(daemon.log().matches("waits: eth1 is down").count() == 2, "told again: {}", daemon.log());
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_shadow_without_a_fast_path_is_warned_of() -> Result<()> {
+    let bed = bed!();
+    for (mode, times) in [("netlink", 1), ("ebpf", 0)] {
+        let daemon = bed.run_with(&["--mode", mode, "--shadow", "1/1"])?;
+        let log = daemon.log();
+        ensure!(log.matches("nothing to check").count() == times, "{mode}: {log}");
+        ensure!(daemon.stop()?.success());
+    }
     Ok(())
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use wayfork::kernel::{Kernel, Netlink};
 use wayfork::lab::process::{self, Daemon};
@@ -132,6 +133,15 @@ impl Bed {
     /// Runs `wayfork ARGS` on the router to its end.
     pub fn wayfork(&self, args: &[&str]) -> Result<std::process::Output> {
         Ok(process::output(self.lab.netns("router")?, &self.exe, args)?)
+    }
+
+    /// Runs `wayfork ARGS` on the router to its end, with this on standard input.
+    pub fn wayfork_with(&self, args: &[&str], input: &str) -> Result<std::process::Output> {
+        let mut command = std::process::Command::new(&self.exe);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.lab.netns("router")?.spawn(command)?;
+        child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
+        Ok(child.wait_with_output()?)
     }
 
     /// `wayfork status --json`.

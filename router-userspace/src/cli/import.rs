@@ -23,7 +23,7 @@ pub fn run(global: &Global, args: &ImportArgs) -> Outcome {
                 for left in &imported.left_out {
                     tracing::warn!("not taken over: {} ({})", left.what, left.why);
                 }
-                output::print(&imported.text)?;
+                output::print_exactly(&imported.text)?;
             }
             Ok(Exit::Done)
         }

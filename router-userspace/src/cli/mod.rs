@@ -16,6 +16,7 @@ mod status;
 
 pub use args::{Cli, Color, Command, Global};
 
+use crate::router::control::ControlError;
 use std::process::ExitCode;
 
 /// How a command ended (contract: exit status).
@@ -33,9 +34,17 @@ pub enum Exit {
     Undone = 4,
 }
 
+impl Exit {
+    /// The status of that number; what is none means that this host can't.
+    fn of(number: u8) -> Exit {
+        let known = [Exit::Done, Exit::No, Exit::Usage, Exit::Cannot, Exit::Undone];
+        known.into_iter().find(|known| *known as u8 == number).unwrap_or(Exit::Cannot)
+    }
+}
+
 /// An error with the exit status that belongs to it. Attach it as context: `.map_err(|e| Failure::new(Exit::Usage, e))`.
 #[derive(Debug, thiserror::Error)]
-#[error("{error:#}")]
+#[error("{}", output::with_causes(error))]
 pub struct Failure {
     /// The exit status.
     pub exit: Exit,
@@ -59,12 +68,20 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Why the running router gave no answer.
+fn unasked(error: ControlError) -> Failure {
+    Failure::new(Exit::of(error.exit()), error)
+}
+
 /// Carries a command out.
 pub fn dispatch(cli: Cli) -> Outcome {
     log(&cli.global);
     if let Some(name) = &cli.global.netns {
         // Before anything else, while this is the only thread: a namespace belongs to a thread.
-        crate::kernel::netns::enter_named(name).map_err(|error| Failure::new(Exit::Usage, error))?;
+        crate::kernel::netns::enter_named(name).map_err(|error| {
+            let refused = matches!(error.errno(), nix::libc::EPERM | nix::libc::EACCES);
+            Failure::new(if refused { Exit::Cannot } else { Exit::Usage }, error)
+        })?;
     }
     let global = &cli.global;
     match &cli.command {

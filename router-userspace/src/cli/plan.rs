@@ -3,7 +3,7 @@
 use super::args::PlanArgs;
 use super::render::plan::{Document, Interface, Wait, text};
 use super::{Exit, Global, Outcome, output, policy_file};
-use crate::fastpath::{Capacity, FastPath};
+use crate::fastpath::{self, Capacity, FastPath};
 use crate::kernel::{Kernel, Netlink, survey};
 use crate::mirror::{self, Item, Kind, MarkClasses, Op, Words};
 use crate::model::Host;
@@ -24,29 +24,38 @@ pub fn run(global: &Global, args: &PlanArgs) -> Outcome {
     } else {
         output::print(&text(&plan, output::colored(global))?)?;
     }
-    Ok(if args.exit_code && plan.changes_something() { Exit::No } else { Exit::Done })
+    Ok(match args.exit_code {
+        true if plan.changes_something() => Exit::No,
+        // Whether there is something to change is not known.
+        true if !plan.unseen.is_empty() => Exit::Cannot,
+        _ => Exit::Done,
+    })
 }
 
 fn plan(path: Option<&PathBuf>, policy: &Policy) -> anyhow::Result<Document> {
     let mut kernel = Netlink::open()?;
     let host = kernel.host()?;
-    let mut against = Vec::new();
+    let (mut against, mut unseen) = (Vec::new(), Vec::new());
     let installed = kernel.mark_chain().unwrap_or_else(|error| {
-        against.push(format!("whether marks are installed is not known: {error}"));
+        unseen.push(format!("whether marks are installed: {error}"));
         None
     });
-    let running = running(&mut against);
+    let running = running(&mut against, &mut unseen);
     let (judgement, off) = judge(policy, &host);
-    let desired = mirror::desired(policy, &host, &MarkClasses::from(&judgement));
+    let taken = kernel.marks_are_anothers().unwrap_or(false);
+    let desired = mirror::desired(policy, &host, &MarkClasses::from(&judgement)).with_marks_taken(taken);
     let words = Words { host: &host, policy };
     let changes = mirror::diff(&desired, &host, installed);
     let mut items = mirror::items(&desired, &host, &changes, &words);
     items.extend(attachments(&judgement, &host, running.as_ref()));
     against.extend(mirror::against(&desired, &host, policy.router.mark_bits));
-    against.extend(off.map(|why| match nix::unistd::geteuid().is_root() {
-        true => format!("no fast path here, the stack alone carries the traffic: {why}"),
-        false => format!("what the fast path would do here is told to root only: {why}"),
-    }));
+    match off {
+        Some(error @ fastpath::Error::Privilege { .. }) => {
+            unseen.push(format!("where the fast path would be attached, and what it may do there: {error}"));
+        }
+        Some(error) => against.push(format!("no fast path here, the stack alone carries the traffic: {error}")),
+        None => {}
+    }
     if in_the_first_namespace() {
         against.extend(networkd(Path::new("/")));
     }
@@ -67,12 +76,13 @@ fn plan(path: Option<&PathBuf>, policy: &Policy) -> anyhow::Result<Document> {
         waiting: desired.waiting.iter().map(Wait::from).collect(),
         interfaces: interfaces.collect(),
         against,
+        unseen,
     })
 }
 
 /// What the guard would say, and why there is no fast path at all, where that is so. The program is loaded for the question,
 /// and attached to nothing.
-fn judge(policy: &Policy, host: &Host) -> (Judgement, Option<String>) {
+fn judge(policy: &Policy, host: &Host) -> (Judgement, Option<fastpath::Error>) {
     let without_classes = mirror::desired(policy, host, &MarkClasses::default());
     let after = mirror::after(&without_classes, host);
     let marks = policy.mark_rules();
@@ -90,7 +100,11 @@ fn judge(policy: &Policy, host: &Host) -> (Judgement, Option<String>) {
         Ok(fast) => fast,
         Err(error) => {
             let judgement = safety::judge(&after, &safety::Facts::default(), &wanted);
-            return (pass_all("the fast path cannot be loaded here".to_owned(), judgement), Some(error.to_string()));
+            let why = match error {
+                fastpath::Error::Privilege { .. } => "only root is told",
+                _ => "the fast path cannot be loaded here",
+            };
+            return (pass_all(why.to_owned(), judgement), Some(error));
         }
     };
     let programs = fast.foreign(host.links.keys().copied());
@@ -98,7 +112,7 @@ fn judge(policy: &Policy, host: &Host) -> (Judgement, Option<String>) {
 }
 
 /// The router that runs here, if one does.
-fn running(against: &mut Vec<String>) -> Option<Status> {
+fn running(against: &mut Vec<String>, unseen: &mut Vec<String>) -> Option<Status> {
     match control::ask(&Request::Status) {
         Err(control::ControlError::NotRunning) => None,
         Err(error) => {
@@ -106,7 +120,7 @@ fn running(against: &mut Vec<String>) -> Option<Status> {
             None
         }
         Ok(Response::Failed { message, .. }) => {
-            against.push(format!("the wayfork that runs here does not tell its status: {message}"));
+            unseen.push(format!("what the wayfork that runs here has attached: {message}"));
             None
         }
         Ok(Response::Done(document)) => match serde_json::from_value::<Status>(document) {
@@ -140,6 +154,7 @@ fn attachments(judgement: &Judgement, host: &Host, running: Option<&Status>) -> 
         text: format!("TC program at ingress of {name}{may}"),
         name: None,
         at: None,
+        rule: None,
     };
     let mut wanted = BTreeSet::new();
     let mut items = Vec::new();

@@ -2,6 +2,8 @@
 
 use super::{Exit, Failure};
 use crate::policy::{self, Loaded, Policy, TableNames};
+use crate::router::PolicyFile;
+use crate::router::control::NewPolicy;
 use std::path::{Path, PathBuf};
 
 /// The policy of a file, or the empty one without a file. Table names of this host are known.
@@ -10,13 +12,21 @@ pub fn load(path: Option<&PathBuf>) -> anyhow::Result<Policy> {
     accept(policy::load(path, &TableNames::of_host()))
 }
 
-/// Name and text of a file that is right.
-pub fn text(path: &Path) -> anyhow::Result<(PathBuf, String)> {
+/// The text of a file that is right, for the running router.
+pub fn text(path: &Path) -> anyhow::Result<NewPolicy> {
     let loaded = policy::load(path, &TableNames::of_host());
-    let text = loaded.as_ref().map(|loaded| loaded.text.text.to_string()).unwrap_or_default();
+    let (name, text) =
+        loaded.as_ref().map(|loaded| (loaded.text.name.to_string(), loaded.text.text.to_string())).unwrap_or_default();
     accept(loaded)?;
-    let absolute = if path == Path::new("-") { PathBuf::from("-") } else { std::path::absolute(path)? };
-    Ok((absolute, text))
+    Ok(NewPolicy { name, path: file(path)?.map(|file| file.path), text })
+}
+
+/// The file that can be read again; None for standard input.
+pub fn file(path: &Path) -> anyhow::Result<Option<PolicyFile>> {
+    if path == Path::new("-") {
+        return Ok(None);
+    }
+    Ok(Some(PolicyFile { name: path.display().to_string(), path: std::path::absolute(path)? }))
 }
 
 fn accept(loaded: Result<Loaded, policy::Rejected>) -> anyhow::Result<Policy> {

@@ -1,22 +1,18 @@
 //! `wayfork run` and `wayfork reload`.
 
 use super::args::{FileArg, ModeArg, RunArgs};
-use super::{Exit, Failure, Global, Outcome, output, policy_file, render};
+use super::{Exit, Failure, Global, Outcome, output, policy_file, render, unasked};
 use crate::policy::Mode;
 use crate::proof::Explanation;
 use crate::router::control::{self, Request, Response};
 use crate::router::{Options, RouterError, ShadowOptions};
 use std::io::Write;
-use std::path::Path;
 
 /// Routes by the policy until a signal ends it.
 pub fn run(args: &RunArgs) -> Outcome {
     let path = args.file.path();
     let policy = policy_file::load(path)?;
-    let file = match path {
-        Some(path) if path != Path::new("-") => Some(std::path::absolute(path)?),
-        _ => None,
-    };
+    let file = path.map(|path| policy_file::file(path)).transpose()?.flatten();
     let mode = args.mode.map(|mode| match mode {
         ModeArg::Auto => Mode::Auto,
         ModeArg::Ebpf => Mode::Ebpf,
@@ -45,22 +41,16 @@ pub fn reload(global: &Global, args: &FileArg) -> Outcome {
         Some(path) => Some(policy_file::text(path)?),
         None => None,
     };
-    match control::ask(&Request::Reload { policy }).map_err(|error| Failure::new(Exit::No, error))? {
+    match control::ask(&Request::Reload { policy }).map_err(unasked)? {
         Response::Done(document) if global.json => output::print_json(&document)?,
         Response::Done(_) => {}
         Response::Failed { exit, message } => {
-            let exit =
-                [Exit::No, Exit::Usage, Exit::Cannot, Exit::Undone].into_iter().find(|known| *known as u8 == exit);
-            return Err(Failure::new(exit.unwrap_or(Exit::Cannot), anyhow::anyhow!("reload refused: {message}")).into());
+            return Err(Failure::new(Exit::of(exit), anyhow::anyhow!("reload refused: {message}")).into());
         }
     }
     Ok(Exit::Done)
 }
 
 fn failure(error: RouterError) -> anyhow::Error {
-    let exit = match error.exit() {
-        4 => Exit::Undone,
-        _ => Exit::Cannot,
-    };
-    Failure::new(exit, error).into()
+    Failure::new(Exit::of(error.exit()), error).into()
 }

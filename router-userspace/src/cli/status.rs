@@ -1,6 +1,6 @@
 //! `wayfork status`.
 
-use super::{Exit, Global, Outcome, output, render};
+use super::{Exit, Global, Outcome, output, render, unasked};
 use crate::cli::Failure;
 use crate::router::control::{self, Request, Response};
 use crate::router::status::{Shadow, Status};
@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 /// Asks the running router and shows its answer.
 pub fn run(global: &Global) -> Outcome {
-    let document = match control::ask(&Request::Status).map_err(|error| Failure::new(Exit::No, error))? {
+    let document = match control::ask(&Request::Status).map_err(unasked)? {
         Response::Done(document) => document,
         Response::Failed { message, .. } => return Err(Failure::new(Exit::Cannot, anyhow::anyhow!(message)).into()),
     };
@@ -58,7 +58,7 @@ fn text(status: &Status, color: bool) -> Result<String, std::fmt::Error> {
         writeln!(out, "\n{table}")?;
     }
     let mut table = render::table(color);
-    table.set_header(["priority", "family", "rule", "owner", "redirect", "mark", "drop", "bytes"]);
+    table.set_header(["priority", "family", "rule", "owner", "redirect", "mark", "drop", "pass", "bytes"]);
     for rule in &status.rules {
         let count = |action: &str| rule.actions.get(action).map_or(0, |count| count.packets).to_string();
         let name = rule.name.as_ref().map_or_else(String::new, |name| format!("{name}: "));
@@ -68,7 +68,7 @@ fn text(status: &Status, color: bool) -> Result<String, std::fmt::Error> {
         let shown =
             rule.text.split_once(' ').and_then(|(_, rest)| rest.split_once(' ')).map_or(&*rule.text, |(_, rest)| rest);
         row.extend([Cell::new(&rule.family), Cell::new(format!("{name}{shown}")), Cell::new(owner)]);
-        let numbers = [count("redirect"), count("mark"), count("drop"), rule.bytes.to_string()];
+        let numbers = [count("redirect"), count("mark"), count("drop"), count("pass"), rule.bytes.to_string()];
         row.extend(numbers.map(|number| Cell::new(number).set_alignment(CellAlignment::Right)));
         table.add_row(row);
     }

@@ -374,6 +374,10 @@ impl Kernel for FakeKernel {
         Ok(self.marks.as_ref().map(|(_, digest)| *digest))
     }
 
+    fn marks_are_anothers(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
     fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()> {
         self.attempt(|| "replace the mark chain".to_owned())?;
         self.marks = (!marks.is_empty()).then(|| (marks.to_vec(), digest));

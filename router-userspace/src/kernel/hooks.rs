@@ -2,8 +2,8 @@
 //! of those that nf_tables does not know of.
 
 use super::attributes::Decode;
-use super::nft::{NFGENMSG, NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV, nfgenmsg, open};
-use super::nft_list::{family, family_of, hook_point, is_own};
+use super::nft::{NFGENMSG, NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV, is_ours, nfgenmsg, open};
+use super::nft_list::{family, family_of, has_own_name, hook_point};
 use super::socket::Socket;
 use super::wire::{Attrs, Found};
 use super::{Error, Result};
@@ -28,10 +28,11 @@ const WHAT: &str = "list netfilter hooks";
 /// The hooks of IPv4, IPv6 and the devices, but for Wayfork's own. None where the kernel cannot list them.
 pub(super) fn list() -> Result<Option<Vec<Hook>>> {
     let Some(mut socket) = open()? else { return Ok(None) };
+    let own = is_ours(&mut socket)?;
     let mut hooks = Vec::new();
     for family in [NFPROTO_IPV4, NFPROTO_IPV6] {
         for point in 0..5 {
-            match dump(&mut socket, family, point, None) {
+            match dump(&mut socket, own, family, point, None) {
                 // The kernel knows no such message (`nfnetlink_rcv_msg`).
                 Err(error) if error.errno() == libc::EINVAL => return Ok(None),
                 answer => hooks.extend(answer?),
@@ -42,7 +43,7 @@ pub(super) fn list() -> Result<Option<Vec<Hook>>> {
     for device in devices.iter() {
         let device = device.name().to_string_lossy().into_owned();
         for point in 0..2 {
-            match dump(&mut socket, NFPROTO_NETDEV, point, Some(&device)) {
+            match dump(&mut socket, own, NFPROTO_NETDEV, point, Some(&device)) {
                 // Egress hooks were not listed at first, a kernel may have neither, and a device may be gone by now.
                 Err(error) if matches!(error.errno(), libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENODEV) => {}
                 answer => hooks.extend(answer?),
@@ -52,15 +53,16 @@ pub(super) fn list() -> Result<Option<Vec<Hook>>> {
     Ok(Some(hooks))
 }
 
-fn dump(socket: &mut Socket, family: u8, point: u32, device: Option<&str>) -> Result<Vec<Hook>> {
+/// The hooks at one place, but for those of the table of Wayfork's name where it is its `own`.
+fn dump(socket: &mut Socket, own: bool, family: u8, point: u32, device: Option<&str>) -> Result<Vec<Hook>> {
     let mut question = Attrs::after(&nfgenmsg(family, 0)).be32(NFNLA_HOOK_HOOKNUM, point);
     if let Some(device) = device {
         question = question.string(NFNLA_HOOK_DEV, device);
     }
     socket.dump(WHAT, HOOK_GET, &question, |body| {
         let hook = read(body, point, device).map_err(|malformed| malformed.during(WHAT))?;
-        let own = hook.chain.as_ref().is_some_and(|(family, table, _)| is_own(*family, table));
-        Ok((!own).then_some(hook))
+        let left_out = own && hook.chain.as_ref().is_some_and(|(family, table, _)| has_own_name(*family, table));
+        Ok((!left_out).then_some(hook))
     })
 }
 

@@ -34,6 +34,7 @@ pub use error::{Error, Result};
 pub use monitor::Monitor;
 pub use netlink::Netlink;
 pub use netns::Netns;
+pub use nft::NAME_TAKEN;
 pub use rules::rule_matches_deletion;
 pub use survey::{ForeignPrograms, cheap_facts_hold, remove_empty_clsact, survey};
 
@@ -119,9 +120,12 @@ pub trait Kernel {
     /// Deletes exactly this route, its protocol included.
     fn delete_route(&mut self, route: &Route) -> Result<()>;
 
-    /// The digest that the installed table of Wayfork's marks was made from; None where there is no such table.
+    /// The digest that the installed table of Wayfork's marks was made from; None where Wayfork has no table.
     fn mark_chain(&mut self) -> Result<Option<u64>>;
-    /// Replaces Wayfork's own nftables table in one transaction; an empty list removes it. `digest` is stored with it.
+    /// Whether the name of Wayfork's nftables table is that of another program's, so that no marks can be installed.
+    fn marks_are_anothers(&mut self) -> Result<bool>;
+    /// Replaces Wayfork's own nftables table in one transaction; an empty list removes it. `digest` is stored with it. Another
+    /// program's table of that name stays as it is: EEXIST where there are marks to install.
     fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()>;
 
     /// Where would this packet go? A refusal by the routing decision is an answer, not an error.

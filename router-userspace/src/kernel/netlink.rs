@@ -121,6 +121,10 @@ impl Kernel for Netlink {
         self.inside(nft::mark_chain)
     }
 
+    fn marks_are_anothers(&mut self) -> Result<bool> {
+        self.inside(nft::name_is_taken)
+    }
+
     fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()> {
         self.inside(|| nft::set_mark_chain(marks, digest))
     }

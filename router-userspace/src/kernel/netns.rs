@@ -125,6 +125,10 @@ impl Netns {
 pub fn enter_named(name: &str) -> Result<()> {
     Netns::named(name)?.enter().map_err(|mut error| {
         error.what = format!("enter network namespace {name:?}");
+        // Not CAP_NET_ADMIN: `netns_install` (net/core/net_namespace.c).
+        if error.errno() == nix::libc::EPERM {
+            error.help = Some("needs root, or the capability CAP_SYS_ADMIN: try again with sudo");
+        }
         error
     })
 }

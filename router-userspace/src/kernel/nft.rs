@@ -4,13 +4,13 @@
 //! a rule per alternative; an alternative that matches returns, so that it is the only one of its statement. The whole table
 //! is replaced in one transaction. Its user data carry the digest of what it was made from.
 
-use super::attributes::Decode;
+use super::attributes::{Decode, Malformed};
 use super::socket::{Request, Socket};
 use super::wire::{Attrs, Found};
 use super::{Error, Result};
 use crate::model::{Family, MarkRule, MarkSelectors, Ports};
 use ipnet::IpNet;
-use libc::{NLM_F_APPEND, NLM_F_CREATE};
+use libc::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use std::collections::BTreeMap;
 
@@ -20,6 +20,9 @@ pub(super) use uapi::*;
 
 /// The table's name, in family inet.
 pub const OWN_TABLE: &str = "wayfork";
+/// What to do where another program has a table of that name.
+pub const NAME_TAKEN: &str =
+    "[[mark]] needs that name: give the table another one, or remove it with `nft delete table inet wayfork`";
 /// Not `mark`: that is a keyword of nft, and a saved rule set with such a chain cannot be loaded again.
 const OWN_CHAIN: &str = "marks";
 /// NF_IP_PRI_MANGLE: after conntrack, before destination NAT.
@@ -29,21 +32,24 @@ const OWN_PRIORITY: i32 = -150;
 /// read past. The type is one that nft does not use. The value: the digest, and how many chains and rules there are, 8 bytes each.
 const USERDATA: [u8; 2] = [0x57, 16];
 
-/// The digest that the installed table was made from; None where there is no such table (or no nf_tables in the kernel). Some(0) where there is one that is not
-/// as it was made: changed by hand, dormant, or without a digest.
+/// A table of our name, whoever made it.
+struct Table {
+    /// What tells it from one that was made later under the same name.
+    handle: u64,
+    dormant: bool,
+    /// The digest and the number of chains and rules of its user data; None where these are not Wayfork's.
+    made: Option<(u64, u64)>,
+}
+
+/// The digest that the installed table was made from; None where there is no table of Wayfork's (or no nf_tables in the
+/// kernel). Some(0) where there is one that is not as it was made: changed by hand, or dormant.
 ///
 /// Chains and rules take their handles from one counter of the table (`nf_tables_alloc_handle`), so a table that is as it was
 /// made has exactly the handles 1 to N.
 pub(super) fn mark_chain() -> Result<Option<u64>> {
-    let what = format!("read nftables table inet {OWN_TABLE}");
     let Some(mut socket) = open()? else { return Ok(None) };
-    let get = Request::new(what.as_str(), message_type(NFT_MSG_GETTABLE), 0, &table());
-    let state = match socket.ask(get, |body| read_table(body).map_err(|malformed| malformed.during(&what))) {
-        // EINVAL: not the table but the whole subsystem is missing (`nfnetlink_rcv_msg`).
-        Err(error) if matches!(error.errno(), libc::ENOENT | libc::EINVAL) => return Ok(None),
-        answer => answer?,
-    };
-    let Some((digest, objects)) = state else { return Ok(Some(0)) };
+    let Some(Table { dormant, made: Some((digest, objects)), .. }) = find(&mut socket)? else { return Ok(None) };
+    let what = what_is_read();
     let mut handles = Vec::new();
     for (get, handle) in [(NFT_MSG_GETCHAIN, NFTA_CHAIN_HANDLE), (NFT_MSG_GETRULE, NFTA_RULE_HANDLE)] {
         // The rules can be limited to a table, the chains cannot.
@@ -53,7 +59,33 @@ pub(super) fn mark_chain() -> Result<Option<u64>> {
         })?);
     }
     handles.sort_unstable();
-    Ok(Some(if handles.into_iter().eq(1..=objects) { digest } else { 0 }))
+    Ok(Some(if !dormant && handles.into_iter().eq(1..=objects) { digest } else { 0 }))
+}
+
+/// Whether another program has a table of our name: one without Wayfork's user data.
+pub(super) fn name_is_taken() -> Result<bool> {
+    let Some(mut socket) = open()? else { return Ok(false) };
+    Ok(find(&mut socket)?.is_some_and(|table| table.made.is_none()))
+}
+
+/// Whether the table of our name is there and is Wayfork's.
+pub(super) fn is_ours(socket: &mut Socket) -> Result<bool> {
+    Ok(find(socket)?.is_some_and(|table| table.made.is_some()))
+}
+
+/// The table of our name; None where there is none.
+fn find(socket: &mut Socket) -> Result<Option<Table>> {
+    let what = what_is_read();
+    let get = Request::new(what.as_str(), message_type(NFT_MSG_GETTABLE), 0, &table());
+    match socket.ask(get, |body| read_table(body).map_err(|malformed| malformed.during(&what))) {
+        // EINVAL: not the table but the whole subsystem is missing (`nfnetlink_rcv_msg`).
+        Err(error) if matches!(error.errno(), libc::ENOENT | libc::EINVAL) => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+fn what_is_read() -> String {
+    format!("read nftables table inet {OWN_TABLE}")
 }
 
 /// A socket to netfilter; None where the kernel has none.
@@ -64,11 +96,14 @@ pub(super) fn open() -> Result<Option<Socket>> {
     }
 }
 
-/// The digest and the number of chains and rules that a table's user data hold; None where it has none or is dormant.
-fn read_table(body: &[u8]) -> Decode<Option<(u64, u64)>> {
+fn read_table(body: &[u8]) -> Decode<Table> {
     let table = Found::after(NFGENMSG, body)?;
-    let dormant = table.be32(NFTA_TABLE_FLAGS)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0;
-    Ok(table.get(NFTA_TABLE_USERDATA).filter(|_| !dormant).and_then(|attribute| split_userdata(attribute.value)))
+    let handle = table.get(NFTA_TABLE_HANDLE).ok_or(Malformed("table: no handle"))?;
+    Ok(Table {
+        handle: handle.u64_be()?,
+        dormant: table.be32(NFTA_TABLE_FLAGS)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0,
+        made: table.get(NFTA_TABLE_USERDATA).and_then(|attribute| split_userdata(attribute.value)),
+    })
 }
 
 /// The handle of a chain or rule, if it is of our table: the first attribute of both is the table's name.
@@ -90,9 +125,12 @@ pub(super) fn set_mark_chain(marks: &[MarkRule], digest: u64) -> Result<()> {
     }
     let mut socket = Socket::open(NETLINK_NETFILTER).map_err(with_help)?;
     let mut batch = Batch::new("install");
-    // Adding first makes the deletion succeed whether or not there was a table.
-    batch.push("the table", NFT_MSG_NEWTABLE, NLM_F_CREATE, table());
-    batch.push("the old table", NFT_MSG_DELTABLE, 0, table());
+    match find(&mut socket)? {
+        // By its handle, so that it is this one and no other.
+        Some(Table { handle, made: Some(_), .. }) => batch.push("the old table", NFT_MSG_DELTABLE, 0, table_by(handle)),
+        Some(_) => return Err(taken()),
+        None => {}
+    }
 
     let mut statements: BTreeMap<u32, Vec<&MarkRule>> = BTreeMap::new();
     for mark in marks {
@@ -108,7 +146,9 @@ pub(super) fn set_mark_chain(marks: &[MarkRule], digest: u64) -> Result<()> {
     }
     let objects = (1 + statements.len() + rules.len()) as u64;
     let userdata = [&USERDATA[..], &digest.to_be_bytes(), &objects.to_be_bytes()].concat();
-    batch.push("the table", NFT_MSG_NEWTABLE, NLM_F_CREATE, table().bytes(NFTA_TABLE_USERDATA, &userdata));
+    // One that came meanwhile is another's.
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    batch.push("the table", NFT_MSG_NEWTABLE, flags, table().bytes(NFTA_TABLE_USERDATA, &userdata));
     batch.push("chain marks", NFT_MSG_NEWCHAIN, NLM_F_CREATE, base_chain());
     for statement in statements.keys() {
         let name = statement_chain(*statement);
@@ -124,13 +164,21 @@ pub(super) fn set_mark_chain(marks: &[MarkRule], digest: u64) -> Result<()> {
 
 fn remove() -> Result<()> {
     let Some(mut socket) = open()? else { return Ok(()) };
+    let Some(Table { handle, made: Some(_), .. }) = find(&mut socket)? else { return Ok(()) };
     let mut batch = Batch::new("remove");
-    batch.push("the table", NFT_MSG_DELTABLE, 0, table());
+    batch.push("the table", NFT_MSG_DELTABLE, 0, table_by(handle));
     match batch.commit(&mut socket) {
-        // There is none; or, with EOPNOTSUPP, no nf_tables in this kernel at all (`nfnetlink_rcv_batch`).
-        Err(error) if matches!(error.errno(), libc::ENOENT | libc::EOPNOTSUPP) => Ok(()),
+        // Gone by now.
+        Err(error) if error.errno() == libc::ENOENT => Ok(()),
         answer => answer,
     }
+}
+
+fn taken() -> Error {
+    let mut error = Error::from_errno(format!("install nftables table inet {OWN_TABLE}"), libc::EEXIST);
+    error.said = Some("the table of that name is another program's".to_owned());
+    error.help = Some(NAME_TAKEN);
+    error
 }
 
 fn with_help(mut error: Error) -> Error {
@@ -187,6 +235,11 @@ fn table() -> Attrs {
 
 fn table_of(attribute: u16) -> Attrs {
     Attrs::after(&nfgenmsg(NFPROTO_INET, 0)).string(attribute, OWN_TABLE)
+}
+
+/// The table with this handle: `nf_tables_deltable` goes by the handle where it is given one.
+fn table_by(handle: u64) -> Attrs {
+    table().bytes(NFTA_TABLE_HANDLE, &handle.to_be_bytes())
 }
 
 fn base_chain() -> Attrs {

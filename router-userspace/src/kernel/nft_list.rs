@@ -24,18 +24,25 @@ pub(super) fn ruleset() -> Result<(Vec<Chain>, Vec<Flowtable>)> {
             Err(error) if error.errno() == libc::EINVAL => return Ok(Default::default()),
             answer => answer?,
         };
+        let own = is_ours(&mut socket)?;
         let chains = dump(&mut socket, NFT_MSG_GETCHAIN)?;
         let rules = dump(&mut socket, NFT_MSG_GETRULE)?;
         let flowtables = dump(&mut socket, NFT_MSG_GETFLOWTABLE)?;
         if before == generation(&mut socket)? {
-            return read_all(&chains, &rules, &flowtables).map_err(|malformed| malformed.during(WHAT));
+            return read_all(own, &chains, &rules, &flowtables).map_err(|malformed| malformed.during(WHAT));
         }
     }
     Err(Malformed("list: the rules change faster than they can be read").during(WHAT))
 }
 
-fn read_all(chains: &[Vec<u8>], rules: &[Vec<u8>], flowtables: &[Vec<u8>]) -> Decode<(Vec<Chain>, Vec<Flowtable>)> {
-    let mut ruleset = Ruleset::default();
+/// `own`: the table of Wayfork's name is Wayfork's.
+fn read_all(
+    own: bool,
+    chains: &[Vec<u8>],
+    rules: &[Vec<u8>],
+    flowtables: &[Vec<u8>],
+) -> Decode<(Vec<Chain>, Vec<Flowtable>)> {
+    let mut ruleset = Ruleset { own, ..Ruleset::default() };
     chains.iter().try_for_each(|body| ruleset.add_chain(body))?;
     rules.iter().try_for_each(|body| ruleset.add_rule(body))?;
     Ok((ruleset.chains, flowtables.iter().map(|body| read_flowtable(body)).collect::<Decode<_>>()?))
@@ -87,14 +94,16 @@ pub(super) fn hook_point(family: ChainFamily, number: u32) -> HookPoint {
     usize::try_from(number).ok().and_then(|number| names.get(number)).copied().unwrap_or(H::Other(number))
 }
 
-/// Whether it is Wayfork's own.
-pub(super) fn is_own(family: ChainFamily, table: &str) -> bool {
+/// Whether it has the name of Wayfork's own.
+pub(super) fn has_own_name(family: ChainFamily, table: &str) -> bool {
     family == ChainFamily::Inet && table == OWN_TABLE
 }
 
 /// The chains so far, and where each is.
 #[derive(Default)]
 struct Ruleset {
+    /// The table of Wayfork's name is Wayfork's, and left out.
+    own: bool,
     chains: Vec<Chain>,
     places: HashMap<(ChainFamily, String, String), usize>,
 }
@@ -108,7 +117,7 @@ impl Ruleset {
         let kind = found.text(NFTA_CHAIN_TYPE).unwrap_or_default();
         let hook = found.get(NFTA_CHAIN_HOOK);
         let base = hook.map(|hook| read_base(family, Found::within(hook.value)?, kind)).transpose()?;
-        if !is_own(family, &table) {
+        if !(self.own && has_own_name(family, &table)) {
             self.places.insert((family, table.clone(), name.clone()), self.chains.len());
             self.chains.push(Chain { family, table, name, base, expressions: Vec::new() });
         }
@@ -120,7 +129,7 @@ impl Ruleset {
         let family = family_of(body);
         let table = found.name(NFTA_RULE_TABLE, "rule: no table")?;
         let chain = found.name(NFTA_RULE_CHAIN, "rule: no chain")?;
-        if is_own(family, &table) {
+        if self.own && has_own_name(family, &table) {
             return Ok(());
         }
         let place = self.places.get(&(family, table, chain)).ok_or(Malformed("rule: its chain is not there"))?;
@@ -252,7 +261,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn never_panics(chains: Vec<Vec<u8>>, rules: Vec<Vec<u8>>, flowtables: Vec<Vec<u8>>) {
-            if let Ok((chains, _)) = read_all(&chains, &rules, &flowtables) {
+            if let Ok((chains, _)) = read_all(true, &chains, &rules, &flowtables) {
                 proptest::prop_assert!(chains.len() <= 100);
             }
         }
@@ -271,7 +280,7 @@ mod tests {
                 .string(NFTA_FLOWTABLE_NAME, "f")
                 .nested(NFTA_FLOWTABLE_HOOK, hook);
             let [chain, rule, flowtable] = [chain, rule, flowtable].map(|attributes| message(NFPROTO_INET, attributes));
-            if let Ok((chains, flowtables)) = read_all(&[chain], &[rule], &[flowtable]) {
+            if let Ok((chains, flowtables)) = read_all(true, &[chain], &[rule], &[flowtable]) {
                 proptest::prop_assert_eq!((chains.len(), flowtables.len()), (1, 1));
             }
         }

@@ -264,6 +264,30 @@ fn the_digest_tells_whether_it_is_as_it_was_made() {
 }
 
 #[test]
+fn another_programs_table_of_that_name_stays() {
+    let marks = [mark(Family::Ipv4, 0, MarkSelectors::default(), 1, 1)];
+    testing::in_namespace(move || {
+        assert!(!name_is_taken().expect("read"));
+        nft("add table inet wayfork");
+        nft("add chain inet wayfork marks { type filter hook prerouting priority 0; }");
+        let theirs = nft("list ruleset");
+        assert_eq!(mark_chain().expect("read"), None, "it is not ours");
+        assert!(name_is_taken().expect("read"));
+        let error = set_mark_chain(&marks, 7).expect_err("it is in the way");
+        assert_eq!(error.errno(), libc::EEXIST);
+        let said = error.to_string();
+        assert!(said.contains("another program's") && said.contains("nft delete table inet wayfork"), "{said}");
+        set_mark_chain(&[], 0).expect("removing nothing is no error");
+        assert_eq!(nft("list ruleset"), theirs);
+        nft("delete table inet wayfork");
+        set_mark_chain(&marks, 7).expect("the name is free again");
+        assert!(!name_is_taken().expect("read"), "our own does not take it from us");
+        set_mark_chain(&marks, 8).expect("replace");
+        assert_eq!(mark_chain().expect("read"), Some(8));
+    });
+}
+
+#[test]
 fn a_long_list_fits_one_transaction() {
     let marks: Vec<_> = (0..4000_u16)
         .map(|port| {

@@ -1,9 +1,9 @@
 //! The FIB over netlink: RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE (net/ipv4/fib_frontend.c, net/ipv6/route.c).
 
 use super::attributes::{Attribute, Attributes, Decode, Malformed, decode, family_number, family_of};
-use super::nexthops;
 use super::socket::{Request, Socket, bytes_of};
 use super::{Error, Result};
+use super::{links, nexthops};
 use crate::model::{Family, NextHop, Route, RouteKind};
 use ipnet::IpNet;
 use netlink_packet_core::DefaultNla;
@@ -269,15 +269,18 @@ fn number_of(kind: RouteKind) -> u8 {
     }
 }
 
-/// A route as messages name it: `blackhole 10.0.0.0/8 table 111 metric 0`.
-fn describe(route: &Route) -> String {
+/// A route as messages name it: `ipv4 blackhole 10.0.0.0/8 table 111 metric 0`. Only for errors: it asks for the names of
+/// interfaces.
+fn describe(socket: &mut Socket, route: &Route) -> String {
+    let names = links::dump(socket).unwrap_or_default();
+    let name = |index| names.get(&index).map_or_else(|| format!("if{index}"), |link| link.name.clone());
     let mut text = format!("{} {} {} table {}", route.family, route.kind.name(), route.dst, route.table);
     for hop in &route.nexthops {
         if let Some(via) = hop.via {
             text += &format!(" via {via}");
         }
         if hop.dev != 0 {
-            text += &format!(" dev if{}", hop.dev);
+            text += &format!(" dev {}", name(hop.dev));
         }
     }
     text + &format!(" metric {}", route.metric)
@@ -364,9 +367,11 @@ fn hop_attributes(family: Family, hop: &NextHop) -> Vec<Attr> {
 
 /// Adds a route. NLM_F_EXCL: a slot that is taken is EEXIST, whoever has it.
 pub(super) fn add(socket: &mut Socket, route: &Route) -> Result<()> {
-    let what = format!("add route: {}", describe(route));
-    let message = message(&what, route)?;
-    socket.request(Request::new(what, libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &message))
+    const WHAT: &str = "add route";
+    let added = message(WHAT, route).and_then(|message| {
+        socket.request(Request::new(WHAT, libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &message))
+    });
+    added.map_err(|error| naming(socket, WHAT, route, error))
 }
 
 /// Deletes a route.
@@ -374,8 +379,17 @@ pub(super) fn add(socket: &mut Socket, route: &Route) -> Result<()> {
 /// An IPv4 request with metric 0 means "any metric" (`fib_nh_match`), and the kind is not compared in IPv6
 /// (`ip6_route_del`): so it is looked whether exactly this route is there before the kernel is asked.
 pub(super) fn delete(socket: &mut Socket, route: &Route) -> Result<()> {
-    let what = format!("delete route: {}", describe(route));
-    let message = message(&what, route)?;
+    const WHAT: &str = "delete route";
+    delete_exactly(socket, WHAT, route).map_err(|error| naming(socket, WHAT, route, error))
+}
+
+/// The error with the route that it is about.
+fn naming(socket: &mut Socket, what: &str, route: &Route, error: Error) -> Error {
+    Error { what: format!("{what}: {}", describe(socket, route)), ..error }
+}
+
+fn delete_exactly(socket: &mut Socket, what: &str, route: &Route) -> Result<()> {
+    let message = message(what, route)?;
     let header = &message.header;
     let filter = |request: &mut RouteMessage| {
         request.header.table = header.table;
@@ -390,6 +404,6 @@ pub(super) fn delete(socket: &mut Socket, route: &Route) -> Result<()> {
     if !there.iter().any(|one| one.same_slot(&wanted) && one.kind == wanted.kind && one.protocol == wanted.protocol) {
         return Err(Error::from_errno(what, libc::ESRCH));
     }
-    let request = Request { what, kind: libc::RTM_DELROUTE, flags: 0, ack: true, body: bytes_of(&message) };
-    socket.request(request)
+    let what = what.to_owned();
+    socket.request(Request { what, kind: libc::RTM_DELROUTE, flags: 0, ack: true, body: bytes_of(&message) })
 }

@@ -1,5 +1,6 @@
 //! Taking the steps, and taking them back.
 
+use super::desired::{Desired, Wanted};
 use super::diff::{Changes, Own, Step, between};
 use super::rules::Limits;
 use crate::kernel::{Error, Kernel};
@@ -47,9 +48,10 @@ pub enum Undo {
 #[derive(Debug, thiserror::Error)]
 #[error("{}; {undo}", cause.as_ref().map_or_else(|| "interrupted".to_owned(), ToString::to_string))]
 pub struct ApplyError {
-    /// The step that failed; None where the caller broke it off.
-    #[source]
+    /// Why the step failed; None where the caller broke it off.
     pub cause: Option<Error>,
+    /// The step that failed; None where none did.
+    pub step: Option<Box<Step>>,
     /// What became of the others.
     pub undo: Undo,
 }
@@ -71,26 +73,56 @@ pub fn apply<K: Kernel + ?Sized>(
 ) -> Result<Applied, ApplyError> {
     let mut walk = Walk { kernel, applied: Applied::default() };
     let mut done = 0;
-    let cause = loop {
+    let (cause, step) = loop {
         let rest = changes.steps.get(done..).unwrap_or_default();
         if progress(Progress { done, total: changes.steps.len() }).is_break() && !rest.is_empty() {
-            break None;
+            break (None, None);
         }
         if rest.is_empty() {
             return Ok(walk.applied);
         }
         let taken = walk.take_some(rest, BATCH);
         done += taken.tried;
-        if let Some(error) = taken.failed.into_iter().next() {
-            break Some(error);
+        if let Some((place, error)) = taken.failed.into_iter().next() {
+            break (Some(error), rest.get(place).cloned());
         }
         if taken.tried == 0 {
             // A kernel that neither does nor refuses would keep this going for ever.
-            break Some(Error::from_errno("change rules", libc::ECANCELED));
+            break (Some(Error::from_errno("change rules", libc::ECANCELED)), None);
         }
     };
     let undo = go_back(walk.kernel, &changes.before);
-    Err(ApplyError { cause, undo })
+    Err(ApplyError { cause, step: step.map(Box::new), undo })
+}
+
+impl ApplyError {
+    /// The error with the place in the file that asked for what failed.
+    #[must_use]
+    pub fn told_of(mut self, desired: &Desired) -> Self {
+        let at = match self.step.as_deref() {
+            Some(Step::AddRule(rule)) => place(&desired.rules, rule),
+            // It may be a stand-in, which has another metric.
+            Some(Step::AddRoute(route)) => place(&desired.routes, route).or_else(|| {
+                desired
+                    .routes
+                    .iter()
+                    .find(|wanted| Route { metric: route.metric, ..wanted.item.clone() } == *route)?
+                    .origin
+                    .at()
+            }),
+            Some(Step::SetMarks { .. }) => desired.marks_at.first().map(String::as_str),
+            _ => None,
+        };
+        if let (Some(at), Some(cause)) = (at, &mut self.cause) {
+            cause.what = format!("{at}: {}", cause.what);
+        }
+        self
+    }
+}
+
+/// Where the file asks for it.
+fn place<'a, T: PartialEq>(all: &'a [Wanted<T>], item: &T) -> Option<&'a str> {
+    all.iter().find(|wanted| wanted.item == *item)?.origin.at()
 }
 
 impl fmt::Display for Undo {
@@ -166,13 +198,13 @@ struct Walk<'a, K: ?Sized> {
 struct Taken {
     /// So many were tried.
     tried: usize,
-    /// Those that failed.
-    failed: Vec<Error>,
+    /// Those that failed, each with its place among them.
+    failed: Vec<(usize, Error)>,
 }
 
 impl Taken {
     fn one(result: Result<(), Error>) -> Self {
-        Taken { tried: 1, failed: result.err().into_iter().collect() }
+        Taken { tried: 1, failed: result.err().map(|error| (0, error)).into_iter().collect() }
     }
 }
 
@@ -228,7 +260,7 @@ impl<K: Kernel + ?Sized> Walk<'_, K> {
                 // Something in the batch cannot even be asked for: alone it keeps no other from being tried.
                 taken = self.take_some(rest, 1);
             }
-            failed.append(&mut taken.failed);
+            failed.extend(taken.failed.into_iter().map(|(_, error)| error));
             done += taken.tried.max(1);
         }
         failed
@@ -239,10 +271,10 @@ impl<K: Kernel + ?Sized> Walk<'_, K> {
 fn settle(results: Vec<Result<(), Error>>, as_good: impl Fn(&Error) -> bool, counter: &mut usize) -> Taken {
     let mut taken = Taken::default();
     let mut cut = false;
-    for result in results {
+    for (place, result) in results.into_iter().enumerate() {
         match result {
             Err(error) if error.errno() == libc::ECANCELED => cut = true,
-            Err(error) if !as_good(&error) => taken.failed.push(error),
+            Err(error) if !as_good(&error) => taken.failed.push((place, error)),
             Err(_) => {}
             Ok(()) => *counter += 1,
         }

@@ -75,12 +75,12 @@ impl From<&Judgement> for MarkClasses {
     }
 }
 
-/// Something that cannot be installed: a route whose place is taken (the kernel keeps one route for each prefix and metric of a
-/// table), or a rule that this kernel would take for another.
+/// Something that cannot be installed: a route or marks whose place is taken (the kernel keeps one route for each prefix and
+/// metric of a table, and one nftables table of a name), or a rule that this kernel would take for another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{wanted} ({at}): {why}; {mend}")]
 pub struct Conflict {
-    /// The route or rule of the file.
+    /// The route or rule of the file, or `[[mark]]`.
     pub wanted: String,
     /// Where it is.
     pub at: String,
@@ -127,6 +127,21 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// Notes whether the name of the nftables table is another program's ([`crate::kernel::Kernel::marks_are_anothers`]):
+    /// then there is no place for marks.
+    #[must_use]
+    pub fn with_marks_taken(mut self, taken: bool) -> Self {
+        if let (true, Some(at)) = (taken, self.marks_at.first()) {
+            self.conflicts.push(Conflict {
+                wanted: "[[mark]]".to_owned(),
+                at: at.clone(),
+                why: "the nftables table inet wayfork is another program's".to_owned(),
+                mend: crate::kernel::NAME_TAKEN.to_owned(),
+            });
+        }
+        self
+    }
+
     /// Refuses where something cannot be installed.
     pub fn check(&self) -> Result<(), Conflicts> {
         if self.conflicts.is_empty() { Ok(()) } else { Err(Conflicts(self.conflicts.clone())) }

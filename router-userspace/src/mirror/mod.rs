@@ -21,6 +21,6 @@ mod twins;
 pub use apply::{Applied, ApplyError, Progress, RemoveError, Undo, apply, remove_all};
 pub use desired::{Conflict, Conflicts, Desired, MarkClasses, Origin, Wanted, after, desired};
 pub use diff::{Changes, Step, diff, mark_digest};
-pub use plan::{Item, Kind, Op, against, items};
+pub use plan::{Item, Kind, Op, Told, against, items};
 pub use resolve::{Reason, Waiting};
 pub use text::Words;

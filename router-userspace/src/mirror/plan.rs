@@ -5,7 +5,7 @@ use super::diff::{Changes, Step};
 use super::group::is_scaffold;
 use super::routes::BySlot;
 use super::text::{self, Words};
-use crate::model::{Family, Host, OWN_PROTOCOL, Route, Rule, protocol_name};
+use crate::model::{Family, Host, OWN_PROTOCOL, Route, Rule, protocol_name, rule_id};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -53,6 +53,26 @@ pub struct Item {
     pub name: Option<String>,
     /// Where the file asks for it.
     pub at: Option<String>,
+    /// What tells a rule; None for what is none.
+    #[serde(flatten)]
+    pub rule: Option<Told>,
+}
+
+/// What tells a rule of the RPDB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Told {
+    /// As in `status`.
+    pub rule_id: String,
+    /// Its priority.
+    pub priority: u32,
+    /// Who has it, or is to have it, by rt_protos.
+    pub owner: String,
+}
+
+impl Told {
+    fn of(rule: &Rule) -> Self {
+        Told { rule_id: rule_id(rule), priority: rule.priority, owner: protocol_name(rule.protocol) }
+    }
 }
 
 /// What `changes` does to rules, routes and marks, and what stays: rules in the kernel's order, then routes, then marks.
@@ -72,7 +92,12 @@ fn item<T>(op: Op, kind: Kind, family: Family, text: String, wanted: Option<&Wan
         text,
         name: origin.and_then(Origin::name).map(str::to_owned),
         at: origin.and_then(Origin::at).map(str::to_owned),
+        rule: None,
     }
+}
+
+fn rule_item(op: Op, rule: &Rule, text: String, wanted: Option<&Wanted<Rule>>) -> Item {
+    Item { rule: Some(Told::of(rule)), ..item(op, Kind::Rule, rule.family, text, wanted) }
 }
 
 /// `… (owner: dhcp)`: somebody else has it already.
@@ -93,25 +118,26 @@ fn rule_items(desired: &Desired, host: &Host, changes: &Changes, words: &Words<'
     for rule in held.iter().filter(|rule| !wanted.contains(*rule)) {
         let what = if is_scaffold(rule) { " (left by a run that was cut off)" } else { "" };
         let text = format!("{}{what}", words.rule(rule));
-        all.push(((rule.family, rule.priority), item::<Rule>(Op::Remove, Kind::Rule, rule.family, text, None)));
+        all.push(((rule.family, rule.priority), rule_item(Op::Remove, rule, text, None)));
     }
     for entry in &desired.rules {
         let rule = &entry.item;
         let text = words.rule(rule);
         let here = (rule.family, rule.priority);
         if held.contains(rule) && !moved.contains(rule) {
-            all.push((here, item(Op::Keep, Kind::Rule, rule.family, text, Some(entry))));
+            all.push((here, rule_item(Op::Keep, rule, text, Some(entry))));
             continue;
         }
         if moved.contains(rule) {
             let text = format!("{text} (from its place among its priority)");
-            all.push((here, item(Op::Remove, Kind::Rule, rule.family, text, Some(entry))));
+            all.push((here, rule_item(Op::Remove, rule, text, Some(entry))));
         }
-        all.push((here, item(Op::Add, Kind::Rule, rule.family, text, Some(entry))));
+        all.push((here, rule_item(Op::Add, rule, text, Some(entry))));
     }
     for (entry, owner) in &desired.left_rules {
         let rule = &entry.item;
-        let item = left(Kind::Rule, rule.family, words.rule(rule), entry, *owner);
+        let told = Told::of(&Rule { protocol: *owner, ..rule.clone() });
+        let item = Item { rule: Some(told), ..left(Kind::Rule, rule.family, words.rule(rule), entry, *owner) };
         all.push(((rule.family, rule.priority), item));
     }
     // The set above has no order of its own.
@@ -145,7 +171,7 @@ fn mark_items(desired: &Desired, changes: &Changes) -> Vec<Item> {
     let mut items = Vec::new();
     if set && changes.before.digest.is_some() {
         let text = "table inet wayfork as it is now".to_owned();
-        items.push(Item { op: Op::Remove, kind: Kind::Chain, family: None, text, name: None, at: None });
+        items.push(Item { op: Op::Remove, kind: Kind::Chain, family: None, text, name: None, at: None, rule: None });
     }
     for (mark, at) in desired.marks.iter().zip(&desired.marks_at) {
         items.push(Item {
@@ -155,6 +181,7 @@ fn mark_items(desired: &Desired, changes: &Changes) -> Vec<Item> {
             text: format!("mark-{}: {}", mark.statement, text::mark(mark)),
             name: None,
             at: Some(at.clone()),
+            rule: None,
         });
     }
     items

@@ -8,6 +8,17 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+/// Numbers of rt_protos (include/uapi/linux/rtnetlink.h).
+const RTPROT_BOOT: u8 = 3;
+const RTPROT_STATIC: u8 = 4;
+const RTPROT_RA: u8 = 9;
+const RTPROT_DHCP: u8 = 16;
+
+/// Whether a route says that it was learned from the network.
+fn says_learned(route: &Route) -> bool {
+    matches!(route.protocol, RTPROT_RA | RTPROT_DHCP)
+}
+
 /// What a route, or one of its next hops, waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -25,6 +36,10 @@ pub enum Reason {
     NoWayTo(IpAddr),
     /// There is no next-hop object of that number.
     NoObject(u32),
+    /// The gateway is an address of this host on that interface.
+    OwnAddress(IpAddr, String),
+    /// The gateway is the broadcast address of a network.
+    Broadcast(IpAddr),
     /// The preferred source is no address of this host.
     NoSource(IpAddr),
 }
@@ -161,6 +176,7 @@ impl<'a> Resolver<'a> {
             // The policy's checks leave no such route.
             (Some(Via::Learned), None) => return Err(Reason::NoDevice(String::new())),
             (Some(Via::Address(via)), Some(link)) => {
+                self.no_gateway(via, link, hop.onlink)?;
                 let link_local = matches!(via, IpAddr::V6(via) if via.is_unicast_link_local());
                 if !hop.onlink && !link_local && !self.on_link(route.table, via, link.index) {
                     return Err(Reason::OffLink(via, link.name.clone()));
@@ -176,6 +192,22 @@ impl<'a> Resolver<'a> {
         Ok(found)
     }
 
+    /// What the kernel refuses as a gateway by this interface: everybody's address there, and this host's own; but IPv4 takes
+    /// its own for one where it looks it up, without `onlink` (`fib_check_nh_v4_gw`, `ip6_validate_gw`).
+    fn no_gateway(&self, via: IpAddr, link: &Link, onlink: bool) -> Result<(), Reason> {
+        let there = |route: &&Route| {
+            route.dst.addr() == via
+                && route.dst.prefix_len() == route.dst.max_prefix_len()
+                && route.nexthops.iter().any(|hop| hop.dev == link.index)
+        };
+        let kinds = |kind| self.host.routes.iter().filter(there).any(|route| route.kind == kind);
+        match (kinds(RouteKind::Local), kinds(RouteKind::Broadcast)) {
+            (true, _) if via.is_ipv6() || onlink => Err(Reason::OwnAddress(via, link.name.clone())),
+            (_, true) => Err(Reason::Broadcast(via)),
+            _ => Ok(()),
+        }
+    }
+
     fn usable(&self, name: &str, family: Family) -> Result<&'a Link, Reason> {
         let link = self.host.link(name).ok_or_else(|| Reason::NoDevice(name.to_owned()))?;
         if !link.up {
@@ -187,19 +219,25 @@ impl<'a> Resolver<'a> {
         Ok(link)
     }
 
-    /// The next hop of the default route that somebody else put on this interface: main's before other tables', the best
-    /// metric first. One without a gateway (a point-to-point link) is one too.
+    /// The next hop of the default route that DHCP or a router advertisement gave on this interface: one that says so
+    /// (protocol `dhcp` or `ra`; the kernel's own and NetworkManager's, systemd-networkd's, dhcpcd's), wherever it is, main's
+    /// first; else one of protocol `boot` or `static` in main, where the scripts of dhclient, udhcpc and pppd put what they
+    /// learned without saying whence. One of these in another table is somebody's policy. The best metric goes first, and one
+    /// without a gateway (a point-to-point link) is one too.
     fn learned(&self, family: Family, link: &Link) -> Option<&'a NextHop> {
         let defaults = self.host.routes.iter().filter(|route| {
+            let (said, main) = (says_learned(route), route.table == TABLE_MAIN);
             route.family == family
                 && route.dst == family.default_prefix()
                 && route.src.is_none()
                 && route.kind == RouteKind::Unicast
-                && route.protocol != OWN_PROTOCOL
+                && (said || main && matches!(route.protocol, RTPROT_BOOT | RTPROT_STATIC))
         });
         let hops = defaults.flat_map(|route| route.nexthops.iter().map(move |hop| (route, hop)));
         hops.filter(|(_, hop)| hop.dev == link.index && !hop.encap)
-            .min_by_key(|(route, hop)| (hop.via.is_none(), route.table != TABLE_MAIN, route.metric))
+            .min_by_key(|(route, hop)| {
+                (!says_learned(route), hop.via.is_none(), route.table != TABLE_MAIN, route.metric)
+            })
             .map(|(_, hop)| hop)
     }
 
@@ -241,13 +279,18 @@ impl fmt::Display for Reason {
             Reason::NoIpv6(dev) => write!(f, "IPv6 is disabled on {dev} (net.ipv6.conf.{dev}.disable_ipv6)"),
             Reason::NothingLearned(dev, family) => {
                 let family = if *family == Family::Ipv4 { "IPv4" } else { "IPv6" };
-                write!(f, "{dev} has no {family} default route from DHCP or a router advertisement")
+                write!(
+                    f,
+                    "{dev} has no {family} default route from DHCP or a router advertisement (protocol dhcp or ra, or boot or static in table main)"
+                )
             }
             Reason::OffLink(via, dev) => {
                 write!(f, "the gateway {via} is on no network of {dev} (an address for {dev}, or `onlink = true`)")
             }
             Reason::NoWayTo(via) => write!(f, "the gateway {via} is on no network of this host"),
             Reason::NoObject(id) => write!(f, "there is no next-hop object {id} (ip nexthop)"),
+            Reason::OwnAddress(via, dev) => write!(f, "the gateway {via} is this host's own address on {dev}"),
+            Reason::Broadcast(via) => write!(f, "the gateway {via} is the broadcast address of its network"),
             Reason::NoSource(source) => write!(f, "{source} is no address of this host"),
         }
     }

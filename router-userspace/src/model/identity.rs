@@ -40,18 +40,23 @@ pub fn protocol_name(protocol: u8) -> String {
     .to_owned()
 }
 
-/// A stable, unique id for each rule of a list: `v4-1000-5c1f09aa`, from everything but the owner, so that a rule keeps its
-/// id from file to kernel; equal rules get `.2`, `.3` … in their order.
+/// The id of a rule among rules of which no two are the same: `v4-1000-5c1f09aa`, from all that it is, its owner included: two
+/// owners may have rules that are otherwise equal, and either may go.
+pub fn rule_id(rule: &Rule) -> String {
+    let family = match rule.family {
+        super::Family::Ipv4 => "v4",
+        super::Family::Ipv6 => "v6",
+    };
+    format!("{family}-{}-{:08x}", rule.priority, fnv1a(format!("{rule} protocol {}", rule.protocol).as_bytes()))
+}
+
+/// A stable, unique id for each rule of a list: its [`rule_id`]; the same rule again gets `.2`, `.3` … in their order.
 pub fn rule_ids(rules: &[Rule]) -> Vec<String> {
     let mut seen: HashMap<String, u32> = HashMap::new();
     rules
         .iter()
         .map(|rule| {
-            let family = match rule.family {
-                super::Family::Ipv4 => "v4",
-                super::Family::Ipv6 => "v6",
-            };
-            let id = format!("{family}-{}-{:08x}", rule.priority, fnv1a(rule.to_string().as_bytes()));
+            let id = rule_id(rule);
             let count = seen.entry(id.clone()).or_default();
             *count += 1;
             if *count == 1 { id } else { format!("{id}.{count}") }
@@ -71,12 +76,14 @@ mod tests {
 
     #[test]
     fn ids_are_stable_and_unique() {
-        let a = Rule::lookup(Family::Ipv4, 1000, 111);
-        let mut foreign = a.clone();
-        foreign.protocol = 3;
-        let ids = rule_ids(&[a.clone(), foreign.clone(), Rule::lookup(Family::Ipv6, 1000, 111)]);
-        assert_eq!(ids[0], rule_ids(&[foreign])[0], "the owner is no part of the id");
-        assert_eq!(ids[1], format!("{}.2", ids[0]));
-        assert_ne!(ids[0], ids[2]);
+        let own = Rule::lookup(Family::Ipv4, 1000, 111);
+        let foreign = Rule { protocol: 50, ..own.clone() };
+        let twin = Rule { protocol: 51, ..own.clone() };
+        let ids = rule_ids(&[own.clone(), foreign.clone(), twin.clone(), Rule::lookup(Family::Ipv6, 1000, 111), own]);
+        // Each keeps its own when another goes.
+        assert_eq!(ids[2], rule_ids(std::slice::from_ref(&twin))[0]);
+        assert_eq!(ids[1], rule_id(&foreign));
+        assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), ids.len(), "{ids:?}");
+        assert_eq!(ids[4], format!("{}.2", ids[0]), "the same rule, twice");
     }
 }

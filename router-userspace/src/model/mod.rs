@@ -10,7 +10,7 @@ mod rule;
 
 pub use feature::RuleFeature;
 pub use host::{Address, DeviceConf, Host, Link, Neighbour, NeighbourState, Settings};
-pub use identity::{OWN_PROTOCOL, protocol_name, rule_ids};
+pub use identity::{OWN_PROTOCOL, protocol_name, rule_id, rule_ids};
 pub use route::{NextHop, Route, RouteKind};
 pub use rule::{Attached, FLOWLABEL_MASK, MarkRule, MarkSelectors, Ports, Rule, RuleAction, Selectors, display_rules};
 

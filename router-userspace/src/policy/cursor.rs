@@ -86,7 +86,8 @@ impl<'a> Findings<'a> {
             list.dedup();
             if dropped > 0 {
                 let message = format!("{dropped} more {what} are not listed");
-                list.push(self.text.of_file(message, "mend these first"));
+                let rest = self.text.of_file(message, "mend these first");
+                list.push(Diagnostic { unlisted: dropped, ..rest });
             }
         }
     }

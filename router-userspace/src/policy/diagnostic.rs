@@ -40,6 +40,14 @@ pub struct Diagnostic {
     /// The offending bytes of the text.
     #[serde(skip)]
     pub span: Option<Span>,
+    /// How many more it stands for that are not listed; 0 where it is one itself.
+    #[serde(skip)]
+    pub unlisted: usize,
+}
+
+/// How many errors or warnings a list tells of, those that it does not list included.
+pub fn count(list: &[Diagnostic]) -> usize {
+    list.iter().map(|diagnostic| diagnostic.unlisted.max(1)).sum()
 }
 
 /// A file that was refused. Nothing is installed from it.
@@ -108,6 +116,7 @@ impl Source {
             message: message.into(),
             help: help.into(),
             span: Some(span),
+            unlisted: 0,
         }
     }
 
@@ -120,6 +129,7 @@ impl Source {
             message: message.into(),
             help: help.into(),
             span: None,
+            unlisted: 0,
         }
     }
 }

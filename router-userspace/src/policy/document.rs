@@ -6,6 +6,7 @@ use super::names::{STANDARD, TableNames, Tables, table_number};
 use super::values::{choice, mark};
 use super::{Bypass, Counts, FastPathCap, Loaded, Mode, Policy, RouterSettings, Table};
 use super::{marks, reach, routes, rules, syntax};
+use crate::model::{TABLE_LOCAL, TABLE_MAIN};
 use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -204,6 +205,10 @@ fn read_tables<'d>(findings: &mut Findings<'_>, table: &'d DeTable<'d>, own: &mu
         let name: &str = key.get_ref();
         let at = findings.text.at(key.span().start);
         let Some((id, strict, id_span)) = read_table(findings, value) else { continue };
+        if let Some(span) = &strict {
+            check_strict(findings, id, span);
+        }
+        let strict = strict.is_some();
         let standard = STANDARD.iter().find(|(other, _)| *other == name).map(|(_, id)| *id);
         if name.is_empty() || parse_number(name).is_some() || name.chars().any(|c| c.is_whitespace() || c.is_control())
         {
@@ -221,7 +226,27 @@ fn read_tables<'d>(findings: &mut Findings<'_>, table: &'d DeTable<'d>, own: &mu
     }
 }
 
-fn read_table<'d>(findings: &mut Findings<'_>, value: &'d Spanned<DeValue<'d>>) -> Option<(u32, bool, Span)> {
+/// A last resort is meant for a table of one's own: in those that every packet is looked up in, it keeps packets from all
+/// that comes behind.
+fn check_strict(findings: &mut Findings<'_>, id: u32, span: &Span) {
+    match id {
+        TABLE_LOCAL => findings.error(
+            span.clone(),
+            "every packet is looked up in table `local` first: a last resort there lets this host forward nothing",
+            "take `strict` away here, and give it to the table that the policy's rules look up",
+        ),
+        TABLE_MAIN => findings.warn(
+            span.clone(),
+            "`strict` in table `main` ends the way of every packet that `main` has no route for: no rule behind the first \
+             look-up of `main` gets it, not even behind one with suppress_prefixlength",
+            "if that is not meant, give `strict` to a table of the policy's own",
+        ),
+        _ => {}
+    }
+}
+
+/// Number, where it says `strict = true`, and where the number is.
+fn read_table<'d>(findings: &mut Findings<'_>, value: &'d Spanned<DeValue<'d>>) -> Option<(u32, Option<Span>, Span)> {
     let number = |findings: &mut Findings<'_>, item: &super::cursor::Item<'d>| {
         let number = item.number(findings, 0..=u64::from(u32::MAX))?;
         findings.take(&item.span, table_number(number))
@@ -229,16 +254,17 @@ fn read_table<'d>(findings: &mut Findings<'_>, value: &'d Spanned<DeValue<'d>>) 
     let DeValue::Table(table) = value.get_ref() else {
         let field = Field { key: "id", key_span: value.span(), value };
         let item = field.one(findings)?;
-        return Some((number(findings, &item)?, false, item.span));
+        return Some((number(findings, &item)?, None, item.span));
     };
     let section = Section::open(findings, "a table", value.span(), table, &["id", "strict"]);
-    let strict = section.get("strict").and_then(|field| field.one(findings)).and_then(|item| item.boolean(findings));
+    let strict = section.get("strict").and_then(|field| field.one(findings));
+    let strict = strict.filter(|item| item.boolean(findings) == Some(true)).map(|item| item.span);
     let Some(field) = section.get("id") else {
         findings.error(value.span(), "the table has no number", "such as { id = 111, strict = true }");
         return None;
     };
     let item = field.one(findings)?;
-    Some((number(findings, &item)?, strict.unwrap_or(false), item.span))
+    Some((number(findings, &item)?, strict, item.span))
 }
 
 /// Wayfork's bits may not be looked at or written by anybody else in the file. A rule that compares the whole mark with a

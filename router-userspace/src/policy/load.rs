@@ -32,17 +32,24 @@ fn tables_in(text: &str) -> usize {
     text.bytes().filter(opens).count()
 }
 
-/// Reads, parses and validates a file; `-` is standard input.
+/// Reads, parses and validates a file; `-` is standard input. Messages and `at` call it by the path.
 pub fn load(path: &Path, names: &TableNames) -> Result<Loaded, Rejected> {
-    let (name, bytes) = if path == Path::new("-") {
-        ("standard input".to_owned(), read(std::io::stdin().lock()))
-    } else {
-        (path.display().to_string(), File::open(path).and_then(read))
-    };
+    if path == Path::new("-") {
+        return read_all("standard input", read(std::io::stdin().lock()), names);
+    }
+    load_file(&path.display().to_string(), path, names)
+}
+
+/// Reads, parses and validates a file, never standard input. `name` is what messages and `at` call it.
+pub fn load_file(name: &str, path: &Path, names: &TableNames) -> Result<Loaded, Rejected> {
+    read_all(name, File::open(path).and_then(read), names)
+}
+
+fn read_all(name: &str, bytes: std::io::Result<Vec<u8>>, names: &TableNames) -> Result<Loaded, Rejected> {
     let bytes = bytes.map_err(|error| {
-        unreadable(&name, |text| text.of_file(format!("cannot read it: {}", describe(&error)), mend(&error)))
+        unreadable(name, |text| text.of_file(format!("cannot read it: {}", describe(&error)), mend(&error)))
     })?;
-    parse_bytes(&name, bytes, names)
+    parse_bytes(name, bytes, names)
 }
 
 /// All of it, or one byte more than is allowed: enough to know.

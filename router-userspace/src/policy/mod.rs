@@ -15,8 +15,8 @@ mod selectors;
 mod syntax;
 mod values;
 
-pub use diagnostic::{Diagnostic, Rejected, Source, Span};
-pub use load::{LARGEST, load, parse};
+pub use diagnostic::{Diagnostic, Rejected, Source, Span, count};
+pub use load::{LARGEST, load, load_file, parse};
 pub use names::TableNames;
 pub use values::{ipproto_name, ipproto_number};
 

@@ -3,7 +3,7 @@
 use super::counters::Counters;
 use super::shadow::Shadow;
 use super::watch::Watch;
-use super::{Options, RouterError, expiry};
+use super::{Options, PolicyFile, RouterError, expiry, news};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
 use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact, survey};
@@ -12,11 +12,9 @@ use crate::model::Host;
 use crate::policy::{Bypass, Mode, Policy};
 use crate::safety::{self, Facts, Judgement, May, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long the program may decide after the loader was last seen alive. A dead loader's decisions end within 2 seconds.
@@ -31,7 +29,7 @@ const PASSES: u32 = 8;
 pub(super) struct Engine {
     pub(super) kernel: Netlink,
     pub(super) policy: Policy,
-    file: Option<PathBuf>,
+    file: Option<PolicyFile>,
     forced_mode: Option<Mode>,
     pub(super) fast: Option<FastPath>,
     pub(super) why_off: Option<String>,
@@ -47,6 +45,8 @@ pub(super) struct Engine {
     pub(super) updates: u64,
     pub(super) active: bool,
     pub(super) since: Instant,
+    /// The first policy is in force.
+    started: bool,
     surveyed: Instant,
     /// Runs while there is a fast path.
     watch: Option<Watch>,
@@ -84,6 +84,7 @@ impl Engine {
             updates: 0,
             active: false,
             since: now,
+            started: false,
             surveyed: now,
             watch: None,
             behind: false,
@@ -104,9 +105,9 @@ impl Engine {
         Arc::clone(&self.ending)
     }
 
-    /// The policy file, to be read again.
-    pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+    /// The policy file, to be read again; None where the policy in force came from none.
+    pub fn file(&self) -> Option<&PolicyFile> {
+        self.file.as_ref()
     }
 
     pub(super) fn mode(&self, policy: &Policy) -> Mode {
@@ -119,6 +120,7 @@ impl Engine {
         self.settle(&policy)?;
         self.behind = self.outdated;
         self.since = Instant::now();
+        self.started = true;
         Ok(())
     }
 
@@ -126,7 +128,7 @@ impl Engine {
     pub fn stop(mut self, keep: bool) -> Result<(), RouterError> {
         self.drop_fast_path();
         if !keep {
-            mirror::remove_all(&mut self.kernel, &mut progress(&AtomicBool::new(false)))?;
+            mirror::remove_all(&mut self.kernel, &mut news::progress(&AtomicBool::new(false)))?;
         }
         Ok(())
     }
@@ -275,16 +277,14 @@ impl Engine {
         }
     }
 
-    /// The new policy, whole or not at all.
-    pub fn reload(&mut self, policy: Policy, file: Option<PathBuf>) -> Result<(), RouterError> {
+    /// The new policy, whole or not at all; `file` is where it can be read again.
+    pub fn reload(&mut self, policy: Policy, file: Option<PolicyFile>) -> Result<(), RouterError> {
         let fallen = self.shadow.as_mut().map(Shadow::forgive);
         match self.settle(&policy) {
             Ok(()) => {
                 self.behind = self.outdated;
                 self.policy = policy;
-                if file.is_some() {
-                    self.file = file;
-                }
+                self.file = file;
                 Ok(())
             }
             Err(error) => {
@@ -313,22 +313,28 @@ impl Engine {
         self.suspend();
         self.monitor.forget()?;
         let mode = self.mode(policy);
-        self.host = self.kernel.host()?;
+        let host = self.kernel.host()?;
+        news::interfaces(&self.host, &host, &self.attached, policy);
+        self.host = host;
         if mode == Mode::Netlink {
             self.drop_fast_path();
         } else if self.fast.is_none() {
             self.load(mode)?;
         }
         self.judgement = self.judge(policy);
-        let desired = mirror::desired(policy, &self.host, &(&self.judgement).into());
+        let desired = mirror::desired(policy, &self.host, &(&self.judgement).into())
+            .with_marks_taken(self.kernel.marks_are_anothers()?);
         desired.check()?;
         let changes = mirror::diff(&desired, &self.host, self.kernel.mark_chain()?);
         if !changes.is_empty() {
             // The policy in force, whose marks are installed: a failure puts them back.
             let changes = changes.with_installed_marks(&self.policy.mark_rules());
-            mirror::apply(&mut self.kernel, &changes, &mut progress(&self.ending))?;
+            let applied = mirror::apply(&mut self.kernel, &changes, &mut news::progress(&self.ending))
+                .map_err(|error| error.told_of(&desired))?;
+            news::applied(&applied, !self.started || *policy != self.policy);
             self.host = self.kernel.host()?;
         }
+        news::waiting(&self.waiting, &desired.waiting);
         self.waiting = desired.waiting;
         if self.fast.is_some() {
             self.activate(mode, policy)?;
@@ -468,18 +474,6 @@ impl Engine {
             "no interface may be taken off the stack; use mode auto to leave them to it. {}",
             reasons.collect::<Vec<_>>().join("; ")
         )))
-    }
-}
-
-/// Says how far a long change is, every second or so, and breaks it off when the router is to end.
-fn progress(ending: &AtomicBool) -> impl FnMut(mirror::Progress) -> ControlFlow<()> {
-    let mut said = Instant::now();
-    move |progress| {
-        if said.elapsed() >= Duration::from_secs(1) {
-            said = Instant::now();
-            tracing::info!("{} of {} rules and routes", progress.done, progress.total);
-        }
-        if ending.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

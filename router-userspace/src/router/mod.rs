@@ -5,6 +5,7 @@ mod counters;
 mod engine;
 mod expiry;
 mod live;
+mod news;
 mod report;
 mod run_loop;
 mod server;
@@ -19,11 +20,20 @@ use crate::policy::{Mode, Policy};
 use std::io;
 use std::path::PathBuf;
 
+/// A policy file that can be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFile {
+    /// As the user named it: what messages and `at` call it.
+    pub name: String,
+    /// Absolute: where it is.
+    pub path: PathBuf,
+}
+
 /// What `run` is asked to do.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The policy file, absolute, to be read again at SIGHUP; None for none or standard input.
-    pub file: Option<PathBuf>,
+    /// The policy file, to be read again at SIGHUP; None for none or standard input.
+    pub file: Option<PolicyFile>,
     /// The policy.
     pub policy: Policy,
     /// Overrides the policy's mode, also after a reload.

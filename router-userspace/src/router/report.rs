@@ -29,7 +29,7 @@ impl Engine {
             pid: std::process::id() as i32,
             uptime_s: self.since.elapsed().as_secs(),
             mode: mode_name(self.mode(&self.policy)).to_owned(),
-            file: self.file().map(|path| path.display().to_string()),
+            file: self.file().map(|file| file.path.display().to_string()),
             fast_path: match (self.fast.is_some(), self.active) {
                 (false, _) => "off",
                 (true, false) => "suspended",

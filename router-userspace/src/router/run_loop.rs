@@ -1,11 +1,10 @@
 //! The running loop: events of the kernel, signals, the control socket and the clock, one at a time.
 
-use super::control::{self, Request, Response};
+use super::control::{self, NewPolicy, Request, Response};
 use super::engine::Engine;
 use super::server::{self, Call};
-use super::{Options, RouterError};
-use crate::policy::{self, TableNames};
-use std::path::PathBuf;
+use super::{Options, PolicyFile, RouterError};
+use crate::policy::{self, Mode, TableNames};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,6 +32,11 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
     let mut terminate = signal(SignalKind::terminate()).map_err(RouterError::Start)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(RouterError::Start)?;
 
+    if options.shadow.is_some() && options.mode.unwrap_or(options.policy.router.mode) == Mode::Netlink {
+        tracing::warn!(
+            "--shadow checks what the fast path decides; in mode netlink there is none, and nothing to check"
+        );
+    }
     let keep = options.keep;
     let mut engine = Engine::open(options)?;
     let announcements = engine.announcements().map_err(RouterError::Start)?;
@@ -112,17 +116,20 @@ fn handle(engine: &mut Engine, (request, answer): Call) {
 }
 
 /// Takes a new policy, or the own file again.
-fn reload(engine: &mut Engine, policy: Option<(PathBuf, String)>) -> Response {
-    let loaded = match (&policy, engine.file()) {
-        (Some((path, text)), _) => policy::parse(&path.display().to_string(), text, &TableNames::of_host()),
-        (None, Some(path)) => policy::load(path, &TableNames::of_host()),
+fn reload(engine: &mut Engine, policy: Option<NewPolicy>) -> Response {
+    let names = TableNames::of_host();
+    let (loaded, file) = match (policy, engine.file().cloned()) {
+        (Some(NewPolicy { name, path, text }), _) => {
+            (policy::parse(&name, &text, &names), path.map(|path| PolicyFile { name, path }))
+        }
+        (None, Some(file)) => (policy::load_file(&file.name, &file.path, &names), Some(file)),
         (None, None) => return refused(2, "the router has no file to read again; name one: wayfork reload FILE"),
     };
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(rejected) => return refused(2, &rejected.to_string()),
     };
-    match engine.reload(loaded.policy, policy.map(|(path, _)| path)) {
+    match engine.reload(loaded.policy, file) {
         Ok(()) => {
             tracing::info!("reloaded");
             Response::Done(serde_json::json!({ "schema": 1, "reloaded": true }))

@@ -30,11 +30,13 @@ pub(super) async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
     }
 }
 
-async fn client(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+async fn client(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 {
         tracing::warn!("control socket: user {uid} is not root, not answered");
-        return Ok(());
+        // Said without reading the question, which may be long.
+        let message = "the router answers root alone: try again as root, with sudo".to_owned();
+        return answer(&mut stream, &Response::Failed { exit: 3, message }).await;
     }
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
@@ -53,8 +55,12 @@ async fn client(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()>
         }
         Err(error) => Response::Failed { exit: 2, message: format!("not a request: {error}") },
     };
-    let mut answer = serde_json::to_vec(&response)?;
-    answer.push(b'\n');
-    writer.write_all(&answer).await?;
+    answer(&mut writer, &response).await
+}
+
+async fn answer(writer: &mut (impl AsyncWriteExt + Unpin), response: &Response) -> io::Result<()> {
+    let mut line = serde_json::to_vec(response)?;
+    line.push(b'\n');
+    writer.write_all(&line).await?;
     writer.shutdown().await
 }

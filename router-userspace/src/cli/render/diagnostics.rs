@@ -1,16 +1,17 @@
 //! What is wrong with a policy file: drawn for people, as JSON for scripts.
 
-use crate::cli::{Color, Exit};
-use crate::policy::{Diagnostic, Loaded, Rejected, Source};
+use crate::cli::{Color, Exit, output};
+use crate::policy::{self, Diagnostic, Loaded, Rejected, Source};
 use miette::{
     GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, Severity, SourceCode,
     SourceSpan, SpanContents,
 };
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::fmt;
 use std::io::IsTerminal;
 
-/// How many errors, and how many warnings, a person is shown. JSON has them all.
+/// How many errors, and how many warnings, a person is shown. JSON has all that are kept.
 const SHOWN: usize = 30;
 
 /// A line longer than this, in bytes, is shown in part.
@@ -20,10 +21,12 @@ const LONG_LINE: usize = 400;
 fn draw(errors: &[Diagnostic], warnings: &[Diagnostic], text: &Source, color: bool, width: usize) -> String {
     let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
     let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_links(false).with_context_lines(1);
+    let shown = shown(&text.text);
+    let text = Text { source: text, shown: &shown };
     let mut drawn = String::new();
     for (list, severity, word) in [(errors, Severity::Error, "errors"), (warnings, Severity::Warning, "warnings")] {
         for diagnostic in list.iter().take(SHOWN) {
-            let report = Report { diagnostic, severity, text: Text(text) };
+            let report = Report { diagnostic, severity, text };
             if handler.render_report(&mut drawn, &report).is_err() {
                 // Nothing of a diagnostic may get lost.
                 drawn += &format!("{diagnostic}\n");
@@ -31,7 +34,11 @@ fn draw(errors: &[Diagnostic], warnings: &[Diagnostic], text: &Source, color: bo
             drawn.push('\n');
         }
         if list.len() > SHOWN {
-            drawn += &format!("… and {} more {word}; --json lists them\n", list.len() - SHOWN);
+            let listed = match list.last().filter(|last| last.unlisted > 0) {
+                Some(_) => format!("the first {}", list.len() - 1),
+                None => "them".to_owned(),
+            };
+            drawn += &format!("… and {} more {word}; --json lists {listed}\n", policy::count(list) - SHOWN);
         }
     }
     drawn
@@ -40,7 +47,8 @@ fn draw(errors: &[Diagnostic], warnings: &[Diagnostic], text: &Source, color: bo
 /// A refused file for standard error: drawings, and how many they are.
 pub fn rejected(rejected: &Rejected, color: Color) -> String {
     let Rejected { errors, warnings, text } = rejected;
-    draw_on_error(errors, warnings, text, color) + &format!("{}: {}\n", text.name, count(errors.len(), warnings.len()))
+    draw_on_error(errors, warnings, text, color)
+        + &format!("{}: {}\n", text.name, count(policy::count(errors), policy::count(warnings)))
 }
 
 /// What is odd about an accepted file, for standard error.
@@ -88,8 +96,12 @@ struct Report<'a> {
 }
 
 /// The source as miette reads it: only the lines asked for, and only part of a very long one.
-#[derive(Debug)]
-struct Text<'a>(&'a Source);
+#[derive(Clone, Copy, Debug)]
+struct Text<'a> {
+    source: &'a Source,
+    /// Its text as it is shown: [`shown`].
+    shown: &'a str,
+}
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,7 +129,7 @@ impl miette::Diagnostic for Report<'_> {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let text = &self.text.0.text;
+        let text = &self.text.source.text;
         let span = self.diagnostic.span.as_ref()?;
         let start = text.floor_char_boundary(span.start);
         let end = text.floor_char_boundary(span.end).max(start);
@@ -135,7 +147,7 @@ impl SourceCode for Text<'_> {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let text: &str = &self.0.text;
+        let text: &str = &self.source.text;
         let from = text.floor_char_boundary(span.offset());
         let to = text.floor_char_boundary(span.offset().saturating_add(span.len())).max(from);
         let mut start = from;
@@ -154,13 +166,30 @@ impl SourceCode for Text<'_> {
             start = start.max(text.floor_char_boundary(from.saturating_sub(LONG_LINE / 4)));
             end = end.min(text.ceil_char_boundary((to + LONG_LINE / 4).min(text.len())));
         }
-        let (line, column) = self.0.place(start);
-        let data = text.get(start..end).unwrap_or_default();
+        let (line, column) = self.source.place(start);
+        let data = self.shown.get(start..end).unwrap_or_default();
         let lines = data.bytes().filter(|byte| *byte == b'\n').count() + 1;
         let place = SourceSpan::from((start, data.len()));
-        let name = self.0.name.to_string();
+        let name = self.source.name.to_string();
         Ok(Box::new(MietteSpanContents::new_named(name, data.as_bytes(), place, line - 1, column - 1, lines)))
     }
+}
+
+/// The file without what a terminal would obey. Places are counted in bytes, so a character of as many takes the
+/// place of each.
+fn shown(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| output::is_obeyed(c) && c != '\n' && c != '\t';
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    let replaced = text.chars().map(|c| match c.len_utf8() {
+        _ if !obeyed(c) => c,
+        1 if c == '\r' => ' ',
+        1 => '?',
+        2 => '¿',
+        _ => char::REPLACEMENT_CHARACTER,
+    });
+    replaced.collect::<String>().into()
 }
 
 /// The first byte of the line that an offset stands in.
@@ -234,6 +263,18 @@ mod tests {
         assert_eq!(document(&rejected.errors, &[])["errors"].as_array().map(Vec::len), Some(100));
     }
 
+    /// More than are kept: neither for people nor for scripts is it said that all are listed.
+    #[test]
+    fn what_is_not_listed_anywhere_is_counted() {
+        let text = "x\n".repeat(5000);
+        let Err(rejected) = parse("policy.toml", &text, &TableNames::default()) else { panic!("accepted") };
+        let listed = document(&rejected.errors, &[])["errors"].as_array().map(Vec::len).unwrap_or_default();
+        let drawn = draw(&rejected.errors, &[], &rejected.text, false, 100);
+        let said = format!("… and 4970 more errors; --json lists the first {}\n", listed - 1);
+        assert!(listed < 5000 && drawn.ends_with(&said), "{listed}: {drawn}");
+        assert!(super::rejected(&rejected, Color::Never).ends_with("policy.toml: 5000 errors\n"));
+    }
+
     #[test]
     fn the_document_has_what_scripts_rely_on() {
         let Err(rejected) = parse("p.toml", "[router]\nmode = 5", &TableNames::default()) else { panic!("accepted") };
@@ -250,6 +291,14 @@ mod tests {
         );
         assert_eq!(document(&[], &[]), json!({ "schema": 1, "ok": true, "errors": [], "warnings": [] }));
         assert_eq!(count(2, 1), "2 errors, 1 warning");
+    }
+
+    /// A file cannot make the terminal do anything, and places stay what they are.
+    #[test]
+    fn control_characters_of_a_file_are_not_drawn() {
+        let drawn = drawn("# a\u{1b}]0;title\u{7}\u{9b}2J\u{202e} x\r\nxyz = 1\r\n");
+        assert!(!drawn.contains(|c| output::is_obeyed(c) && c != '\n'), "{drawn:?}");
+        assert!(drawn.contains("# a?]0;title?¿2J\u{fffd} x") && drawn.contains("xyz = 1"), "{drawn}");
     }
 
     /// Colours are only where they are asked for.

@@ -27,6 +27,8 @@ pub struct Document {
     pub interfaces: Vec<Interface>,
     /// What on this host stands against the policy.
     pub against: Vec<String>,
+    /// What could not be seen, so that there may be more to change: a sentence each.
+    pub unseen: Vec<String>,
 }
 
 /// Something that waits.
@@ -100,11 +102,19 @@ pub fn text(plan: &Document, color: bool) -> Result<String, std::fmt::Error> {
     }
     let (add, remove, keep) = (plan.count(Op::Add), plan.count(Op::Remove), plan.count(Op::Keep));
     let total = match (add, remove, keep) {
+        (0, 0, 0) if !plan.unseen.is_empty() => "nothing to install of what could be seen".to_owned(),
+        (0, 0, keep) if !plan.unseen.is_empty() => format!("all {keep} that could be seen are as they should be"),
         (0, 0, 0) => "nothing to install".to_owned(),
         (0, 0, keep) => format!("all {keep} as they should be: nothing to change"),
         (add, remove, keep) => format!("{add} to add, {remove} to remove, {keep} stay"),
     };
     writeln!(out, "\n{}", bold(&total))?;
+    if !plan.unseen.is_empty() {
+        writeln!(out, "\n{}", bold("what could not be seen: there may be more to change"))?;
+        for sentence in &plan.unseen {
+            writeln!(out, "  {} {sentence}", paint("!", "against", color))?;
+        }
+    }
     if !plan.waiting.is_empty() {
         writeln!(out, "\n{}", bold("waiting"))?;
         for wait in &plan.waiting {
@@ -182,6 +192,7 @@ fn paint(text: &str, what: &str, color: bool) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::mirror::Told;
 
     fn document(changes: Vec<Item>) -> Document {
         Document {
@@ -192,13 +203,15 @@ mod tests {
             waiting: vec![],
             interfaces: vec![Interface { name: "eth1".into(), may: "mark", why: "a firewall is there".into() }],
             against: vec!["there is no interface eth7".into()],
+            unseen: vec![],
         }
     }
 
     fn item(op: Op) -> Item {
         let text = "1000: from all iif eth1 lookup isp2".to_owned();
         let (name, at) = (Some("guests".to_owned()), Some("policy.toml:12".to_owned()));
-        Item { op, kind: Kind::Rule, family: Some(Family::Ipv4), text, name, at }
+        let rule = Told { rule_id: "v4-1000-0".to_owned(), priority: 1000, owner: "wayfork".to_owned() };
+        Item { op, kind: Kind::Rule, family: Some(Family::Ipv4), text, name, at, rule: Some(rule) }
     }
 
     #[test]
@@ -223,6 +236,14 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_seen_is_said() {
+        let unseen = vec!["the fast path".to_owned()];
+        let text = text(&Document { unseen, ..document(vec![]) }, false).unwrap();
+        assert!(text.contains("nothing to install of what could be seen\n"), "{text}");
+        assert!(text.contains("there may be more to change\n  ! the fast path\n"), "{text}");
+    }
+
+    #[test]
     fn a_script_reads_words() {
         let json = serde_json::to_value(document(vec![item(Op::Add)])).unwrap();
         assert_eq!(json["schema"], 1);
@@ -230,6 +251,9 @@ mod tests {
         assert_eq!(json["changes"][0]["kind"], "rule");
         assert_eq!(json["changes"][0]["family"], "ipv4");
         assert_eq!(json["changes"][0]["at"], "policy.toml:12");
+        assert_eq!(json["changes"][0]["rule_id"], "v4-1000-0");
+        assert_eq!(json["changes"][0]["priority"], 1000);
+        assert_eq!(json["changes"][0]["owner"], "wayfork");
         assert_eq!(json["interfaces"][0]["may"], "mark");
     }
 }

@@ -37,6 +37,7 @@ pub const NFTA_DEVICE_NAME: u16 = 1;
 pub const NFTA_DEVICE_PREFIX: u16 = 2;
 pub const NFTA_TABLE_NAME: u16 = 1;
 pub const NFTA_TABLE_FLAGS: u16 = 2;
+pub const NFTA_TABLE_HANDLE: u16 = 4;
 pub const NFTA_TABLE_USERDATA: u16 = 6;
 pub const NFT_TABLE_F_DORMANT: u32 = 1;
 pub const NFTA_CHAIN_TABLE: u16 = 1;

@@ -230,7 +230,14 @@ fn our_own_table_does_not_count() {
             Netlink::open().unwrap().set_mark_chain(&marks, 5).unwrap();
             assert_eq!(facts().chains, []);
             judged(May::Redirect, "");
+            Netlink::open().unwrap().set_mark_chain(&[], 0).unwrap();
             // Of that name, but not ours.
+            nft("add table inet wayfork");
+            nft("add chain inet wayfork marks { type filter hook prerouting priority 0; }");
+            judged(May::Mark, "nftables chain inet wayfork/marks");
+            nft("delete table inet wayfork");
+            Netlink::open().unwrap().set_mark_chain(&marks, 5).unwrap();
+            judged(May::Redirect, "");
             nft("add table ip wayfork");
             nft("add chain ip wayfork marks { type filter hook prerouting priority 0; }");
             judged(May::Mark, "nftables chain ip wayfork/marks");

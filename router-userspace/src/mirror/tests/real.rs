@@ -5,7 +5,7 @@ use crate::kernel::admin::NewLink;
 use crate::kernel::netns::Netns;
 use crate::kernel::{Admin, Netlink};
 use crate::mirror::{MarkClasses, Undo, after, desired, diff, remove_all};
-use crate::model::{Family, RuleAction};
+use crate::model::{Family, NextHop, RuleAction};
 use crate::policy::{self, Policy, TableNames};
 use proptest::prelude::*;
 use std::io::Write;
@@ -271,6 +271,77 @@ fn a_refusal_by_the_kernel_undoes_all() {
         assert!(matches!(error.undo, Undo::Whole), "{error}");
         assert_eq!(error.cause.unwrap().errno(), libc::EINVAL);
         assert_eq!((own(kernel), foreign(kernel), kernel.mark_chain().unwrap()), before);
+    });
+}
+
+/// Who reads it finds the line of the file, and the interface by its name.
+#[test]
+fn a_refusal_names_the_place_and_the_interface() {
+    in_namespace(|_, kernel| {
+        let host = kernel.host().unwrap();
+        for (text, place) in [
+            // No address of a host: nothing but the kernel knows.
+            (
+                "\n[[route]]\ntable = 7\nto = \"default\"\nvia = \"224.0.0.1\"\ndev = \"eth1\"\nonlink = true\n",
+                "test.toml:2: add route: ipv4 unicast 0.0.0.0/0 table 7 via 224.0.0.1 dev eth1 metric 0: ",
+            ),
+            (
+                "[[rule]]\npriority = 5\nfamily = \"ipv4\"\ntable = 5\n\n[[rule]]\npriority = 7\nfamily = \"ipv4\"\ngoto = 900\n",
+                "test.toml:6: add ipv4 rule: ",
+            ),
+        ] {
+            let mut wish = desired(&read(text), &host, &MarkClasses::default());
+            // A jump backwards: the kernel refuses it.
+            for wanted in wish.rules.iter_mut().filter(|wanted| wanted.item.priority == 7) {
+                wanted.item.action = RuleAction::Goto(6);
+            }
+            let way = diff(&wish, &host, kernel.mark_chain().unwrap());
+            let error = apply(kernel, &way, &mut |_| ControlFlow::Continue(())).unwrap_err().told_of(&wish);
+            assert!(error.to_string().starts_with(place), "{error}");
+            assert!(matches!(error.undo, Undo::Whole), "{error}");
+        }
+        // What cannot be taken back is named too.
+        let own = read("[[route]]\ntable = 7\nto = \"192.0.2.0/24\"\ndev = \"eth1\"\n");
+        let gone = desired(&own, &host, &MarkClasses::default()).routes[0].item.clone();
+        let error = kernel.delete_route(&gone).unwrap_err().to_string();
+        assert!(error.contains("192.0.2.0/24") && error.contains("dev eth1"), "{error}");
+    });
+}
+
+/// What the resolver says of a gateway is what the kernel says.
+#[test]
+fn gateways_that_the_kernel_refuses_are_waited_for() {
+    in_namespace(|admin, kernel| {
+        admin.add_address("eth1", "198.18.7.2/24".parse().unwrap()).unwrap();
+        admin.add_address("eth1", "fd00:77::2/64".parse().unwrap()).unwrap();
+        let host = kernel.host().unwrap();
+        let index = host.link("eth1").unwrap().index;
+        let cases = [
+            ("198.18.7.1", false, true),
+            ("198.18.7.1", true, true),
+            // IPv4 takes the host's own where it looks it up.
+            ("198.18.7.2", false, true),
+            ("198.18.7.2", true, false),
+            ("198.18.7.255", false, false),
+            ("198.18.7.255", true, false),
+            ("fd00:77::1", false, true),
+            ("fd00:77::2", false, false),
+            ("fd00:77::2", true, false),
+        ];
+        for (via, onlink, taken) in cases {
+            let text = |to: &str, via: &str| format!("[[route]]\ntable = 7\nto = \"{to}\"\ndev = \"eth1\"\n{via}");
+            let with_via = text("default", &format!("via = \"{via}\"\nonlink = {onlink}\n"));
+            let wish = desired(&read(&with_via), &host, &MarkClasses::default());
+            assert_eq!((wish.routes.len(), wish.waiting.len()), if taken { (1, 0) } else { (0, 1) }, "{via}, {onlink}");
+            let hop = NextHop { via: via.parse().ok(), dev: index, weight: 1, onlink, ..NextHop::default() };
+            let prefix = Family::of(via.parse().unwrap()).default_prefix().to_string();
+            let plain = desired(&read(&text(&prefix, "")), &host, &MarkClasses::default()).routes[0].item.clone();
+            let route = Route { nexthops: vec![hop], scope: 0, ..plain };
+            assert_eq!(kernel.add_route(&route).is_ok(), taken, "the kernel: {via}, onlink {onlink}");
+            if taken {
+                kernel.delete_route(&route).unwrap();
+            }
+        }
     });
 }
 

@@ -77,11 +77,45 @@ fn learned_follows_the_default_route_of_the_interface() {
     assert!(gone.routes.is_empty() && gone.waiting.len() == 2, "{gone:?}");
 }
 
+/// What is no learned gateway is not followed: another owner's, and a policy's in a table of its own.
+#[test]
+fn learned_is_what_was_learned() {
+    let text = "[[route]]\ntable = 7\nto = \"0.0.0.0/0\"\nvia = \"learned\"\ndev = \"eth1\"\n";
+    let mut host = host();
+    let default = |via: &str, table, protocol, metric| Route {
+        table,
+        ..route(Family::Ipv4, "0.0.0.0/0", Some(via), 3, protocol, metric)
+    };
+    let gateway = |host: &Host| {
+        let wish = wish(text, host);
+        wish.routes.first().map(|wanted| wanted.item.nexthops[0].via.unwrap().to_string())
+    };
+    host.routes.retain(|route| route.protocol != 16);
+    // RTPROT_STATIC and RTPROT_BOOT in a table of its own; RTPROT_KERNEL, bird's and bgp's in main.
+    host.routes.extend([default("10.0.1.66", 66, 4, 1), default("10.0.1.67", 67, 3, 1)]);
+    host.routes.extend([2, 12, 186].map(|protocol| default("10.0.1.68", 254, protocol, u32::from(protocol))));
+    assert_eq!(gateway(&host), None);
+    // What a script of a DHCP client puts into main.
+    for protocol in [3, 4] {
+        let mut host = host.clone();
+        host.routes.push(default("10.0.1.5", 254, protocol, 50));
+        assert_eq!(gateway(&host).as_deref(), Some("10.0.1.5"));
+        // One that says whence it is goes before it, even from a table of its own, and main's before that.
+        host.routes.push(default("10.0.1.6", 77, 16, 900));
+        assert_eq!(gateway(&host).as_deref(), Some("10.0.1.6"));
+        host.routes.push(default("10.0.1.7", 254, 9, 1000));
+        assert_eq!(gateway(&host).as_deref(), Some("10.0.1.7"));
+    }
+}
+
 #[test]
 fn what_is_not_there_is_waited_for() {
     let all = |what: &str| format!("[[route]]\nto = \"192.0.2.0/24\"\n{what}\n");
     let mut host = host();
     host.links.insert(4, Link { index: 4, name: "down0".into(), ..Link::default() });
+    for (dst, kind) in [("10.0.1.2/32", RouteKind::Local), ("10.0.1.255/32", RouteKind::Broadcast)] {
+        host.routes.push(Route { kind, table: 255, ..route(Family::Ipv4, dst, None, 3, 2, 0) });
+    }
     for (text, reason) in [
         ("dev = \"eth9\"", Reason::NoDevice("eth9".into())),
         ("dev = \"down0\"", Reason::DeviceDown("down0".into())),
@@ -89,6 +123,11 @@ fn what_is_not_there_is_waited_for() {
         ("via = \"10.0.0.1\"\ndev = \"eth1\"", Reason::OffLink("10.0.0.1".parse().unwrap(), "eth1".into())),
         ("via = \"10.9.0.1\"", Reason::NoWayTo("10.9.0.1".parse().unwrap())),
         ("dev = \"eth1\"\nsrc = \"10.0.1.3\"", Reason::NoSource("10.0.1.3".parse().unwrap())),
+        (
+            "via = \"10.0.1.2\"\ndev = \"eth1\"\nonlink = true",
+            Reason::OwnAddress("10.0.1.2".parse().unwrap(), "eth1".into()),
+        ),
+        ("via = \"10.0.1.255\"\ndev = \"eth1\"\nonlink = true", Reason::Broadcast("10.0.1.255".parse().unwrap())),
     ] {
         let waiting = wish(&all(text), &host);
         assert_eq!(reasons(&waiting), [reason], "{text}");
@@ -161,6 +200,11 @@ fn what_others_have_is_left_to_them() {
     assert!(items.iter().all(|item| item.op == Op::Keep));
     assert!(items[0].text.ends_with("(owner: boot)") && items[1].text.ends_with("(owner: dhcp)"), "{items:?}");
     assert_eq!((items[0].name.as_deref(), items[0].at.as_deref()), (Some("mine"), Some("p.toml:1")));
+    // Told as `status` will tell it: the owner's.
+    let told = items[0].rule.as_ref().unwrap();
+    assert_eq!((told.owner.as_str(), told.priority), ("boot", 50));
+    assert_eq!(told.rule_id, crate::model::rule_ids(&host.rules)[1]);
+    assert!(items[1].rule.is_none(), "a route");
 }
 
 #[test]
@@ -215,6 +259,13 @@ fn a_plan_tells_what_comes_goes_and_stays() {
         ]
     );
     assert_eq!(items[1].name.as_deref(), Some("more"));
+    let then = after(&wish, &host).rules;
+    for (item, list) in [(&items[0], &then), (&items[1], &then), (&items[2], &host.rules)] {
+        let told = item.rule.as_ref().unwrap();
+        assert_eq!(told.owner, "wayfork");
+        let place = list.iter().position(|rule| rule.priority == told.priority).unwrap();
+        assert_eq!(told.rule_id, crate::model::rule_ids(list)[place]);
+    }
 }
 
 #[test]

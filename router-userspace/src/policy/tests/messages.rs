@@ -366,3 +366,14 @@ fn of_masks_flow_labels_and_route_types() {
         ),
     ]);
 }
+
+#[test]
+fn a_last_resort_in_the_local_table_is_refused() {
+    let told = "every packet is looked up in table `local` first: a last resort there lets this host forward nothing \
+                (take `strict` away here, and give it to the table that the policy's rules look up)\n";
+    for name in ["local", "mine"] {
+        let text = format!("[tables]\n{name} = {{ id = 255, strict = true }}\n");
+        assert_eq!(errors(&text), format!("2:{}: {told}", name.len() + 25));
+        accepted(&text.replace("true", "false"));
+    }
+}

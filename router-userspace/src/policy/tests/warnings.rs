@@ -162,6 +162,13 @@ fn values_without_effect() {
     );
 }
 
+#[test]
+fn a_last_resort_in_main_is_warned_of() {
+    let told = warnings("[tables]\nmain = { id = 254, strict = true }\n");
+    assert!(told.starts_with("2:29: `strict` in table `main` ends the way"), "{told}");
+    assert_eq!(warnings("[tables]\nmain = { id = 254, strict = false }\nvpn = { id = 7, strict = true }\n"), "");
+}
+
 /// The samples that users start from have nothing to warn of.
 #[test]
 fn the_examples_are_right() {
