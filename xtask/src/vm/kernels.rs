@@ -86,13 +86,8 @@ fn fetch(cache: &Cache, name: &str, busybox: &Path, archive: &Archive, home: &Pa
     for package in archive.all.download(cache, &workshop, &format!("Linux {name} (about 100 MB)"), &packages)? {
         unpack(cache, name, &package, &root)?;
     }
-    let image = entries(&root.join("boot")).into_iter().find(|path| file_name(path).starts_with("vmlinuz-"));
-    let image = image.ok_or_else(|| anyhow!("{} have no kernel in them", packages.join(", ")))?;
-    let release = file_name(&image).trim_start_matches("vmlinuz-").to_owned();
-    // Debian has moved them from /lib to /usr/lib.
-    let modules = ["lib/modules", "usr/lib/modules"].map(|below| root.join(below).join(&release));
-    let modules = modules.into_iter().find(|folder| folder.is_dir());
-    let modules = modules.ok_or_else(|| anyhow!("{} have no modules in them", packages.join(", ")))?;
+    let (release, image, modules) =
+        found(&root).ok_or_else(|| anyhow!("{} have no kernel in them", packages.join(", ")))?;
 
     let made = workshop.path().join("made");
     fs::create_dir_all(made.join("lib/modules"))
@@ -113,6 +108,17 @@ fn fetch(cache: &Cache, name: &str, busybox: &Path, archive: &Archive, home: &Pa
     )?;
     workshop.deliver("made", home)?;
     Kernel::read(home).ok_or_else(|| anyhow!("{} was not written", home.display()))
+}
+
+/// The release, the image and the folder of modules in what was unpacked. Debian has moved both since 6.1, the image
+/// into the folder of modules.
+fn found(root: &Path) -> Option<(String, PathBuf, PathBuf)> {
+    let homes = [root.join("lib/modules"), root.join("usr/lib/modules")];
+    let modules = homes.iter().flat_map(|home| entries(home)).find(|folder| folder.join("kernel").is_dir())?;
+    let release = file_name(&modules);
+    let images = [root.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")];
+    let image = images.into_iter().find(|image| image.is_file())?;
+    Some((release, image, modules))
 }
 
 /// One package of a kernel.
