@@ -27,7 +27,7 @@ pub struct Program {
 pub fn build() -> Result<Vec<Program>> {
     build::object()?;
     let mut cargo = build::cargo("test");
-    cargo.args(["--release", "--no-run", "--message-format", "json-render-diagnostics"]);
+    cargo.args(["--release", "--no-run", "--lib", "--test", "*", "--message-format", "json-render-diagnostics"]);
     cargo.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot start cargo test")?;
     if !output.status.success() {

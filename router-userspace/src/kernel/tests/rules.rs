@@ -2,6 +2,7 @@
 
 use super::{ip, namespace, netlink};
 use crate::kernel::{Kernel, rule_matches_deletion};
+use crate::lab::needs;
 use crate::model::{Family, Ports, Rule, RuleAction, Selectors, display_rules};
 
 fn rule(family: Family, priority: u32, selectors: Selectors, action: RuleAction) -> Rule {
@@ -121,10 +122,34 @@ fn dscp_and_its_mask() {
                 }
                 other => other.unwrap(),
             }
+            let since = if dscp.1 == 0x3f { (6, 12) } else { (6, 15) };
+            if needs::release() < since {
+                // An older kernel takes no notice of attributes that it does not know.
+                needs::left_out("a rule's dscp or its mask", Some(since)).unwrap();
+                return;
+            }
             assert!(kernel.rules().unwrap().contains(&rule), "{}", display_rules(&kernel.rules().unwrap()));
             kernel.delete_rule(&rule).unwrap();
             assert_eq!(kernel.rules().unwrap(), before);
         }
+    }
+}
+
+/// Before 6.15 the IPv6 rule compares no class that is 0 (`fib6_rule_match`), and the kernel tells no mask.
+#[test]
+fn an_ipv6_rule_for_dscp_0_is_read_as_the_kernel_matches_it() {
+    let Some(namespace) = namespace() else { return };
+    if needs::release() < (6, 12) {
+        needs::left_out("a rule's dscp", Some((6, 12))).unwrap();
+        return;
+    }
+    let mut kernel = netlink(&namespace);
+    for family in Family::BOTH {
+        let selectors = Selectors { dscp: Some((0, 0x3f)), ..Selectors::default() };
+        kernel.add_rule(&rule(family, 100, selectors, RuleAction::Table(5))).unwrap();
+        let read = kernel.rules().unwrap().into_iter().find(|rule| rule.family == family && rule.priority == 100);
+        let mask = if family == Family::Ipv6 && needs::release() < (6, 15) { 0 } else { 0x3f };
+        assert_eq!(read.unwrap().selectors.dscp, Some((0, mask)), "{family}");
     }
 }
 
