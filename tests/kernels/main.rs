@@ -24,7 +24,7 @@ macro_rules! bed {
 macro_rules! made {
     ($bed:expr, $what:expr, $host:expr, $command:expr) => {
         if !crate::tools::made(&$bed, $host, $command)? {
-            return Ok(wayfork::lab::needs::left_out($what, None)?);
+            return Ok(wayfork::lab::needs::left_out($what, wayfork::lab::needs::Since::Configured(6, 1))?);
         }
     };
 }

@@ -5,7 +5,7 @@ use crate::{bed, made};
 use anyhow::{Result, ensure};
 use std::fs;
 use std::process::Command;
-use wayfork::lab::needs;
+use wayfork::lab::needs::{self, Since};
 use wayfork::lab::traffic::{Ports, Proto, Watch};
 use wayfork_tests::{Bed, Way};
 
@@ -39,7 +39,7 @@ fn far_end(bed: &mut Bed) -> Result<()> {
 #[test]
 fn the_default_route_is_wireguard() -> Result<()> {
     if Command::new("wg").arg("--version").output().is_err() {
-        return Ok(needs::left_out("the program wg (Debian: wireguard-tools)", None)?);
+        return Ok(needs::left_out("the program wg (Debian: wireguard-tools)", Since::Configured(6, 1))?);
     }
     let mut bed = bed!();
     made!(bed, "WireGuard", "router", "ip link add wg0 type wireguard");
@@ -83,8 +83,9 @@ fn the_default_route_is_wireguard() -> Result<()> {
             let before = bed.redirected()?;
             all_by_the_tunnel(&mut bed)?;
             let fast = bed.redirected()? - before;
-            // Into the tunnel and, of the connections and echoes, out of it: at least 60 of each family.
-            ensure!(fast >= 120, "the fast path took {fast}");
+            // 20 echo requests and 20 datagrams in each family; what a connection comes to depends on how its pieces are
+            // joined.
+            ensure!(fast > 80, "the fast path took {fast}");
         }
         ensure!(daemon.stop()?.success());
     }

@@ -31,8 +31,8 @@ fn in_every_mode(bed: &mut Bed, policy: &str, from: [&str; 2], place: &str, redi
     }
     let before = bed.redirected()?;
     all_by(bed, from, place)?;
-    // 20 echo requests, 20 datagrams and a connection in each family.
-    ensure!(bed.redirected()? >= before + 100, "the fast path took {} of them", bed.redirected()? - before);
+    // 20 echo requests and 20 datagrams in each family; what a connection comes to depends on how its pieces are joined.
+    ensure!(bed.redirected()? > before + 80, "the fast path took {} of them", bed.redirected()? - before);
     ensure!(daemon.stop()?.success());
     Ok(())
 }
@@ -85,7 +85,6 @@ fn a_bond_decides_for_its_slaves() -> Result<()> {
             "ip address add 2001:db8:b::2/64 dev up2 nodad",
         ],
     )?;
-    bed.lab.settle()?;
     let policy = POLICY.replace("\"eth1\"", "\"up2\"");
     in_every_mode(&mut bed, &policy, ["192.168.8.10", "fd00:8::10"], "isp2", &["lan0", "up2"])?;
     let daemon = bed.run("ebpf", &policy)?;
@@ -108,7 +107,6 @@ fn an_uplink_that_is_a_macvlan() -> Result<()> {
             "ip address add 2001:db8:b::2/64 dev up2 nodad",
         ],
     )?;
-    bed.lab.settle()?;
     let policy = POLICY.replace("\"eth1\"", "\"up2\"");
     in_every_mode(&mut bed, &policy, ["192.168.8.10", "fd00:8::10"], "isp2", &["lan0", "up2"])
 }

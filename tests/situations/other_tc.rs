@@ -15,7 +15,7 @@ macro_rules! foreign {
     ($bed:expr, $dev:expr, $side:expr, $verdict:expr) => {
         match tc::attach(&$bed.lab, "router", $dev, $side, $verdict)? {
             Some(link) => link,
-            None => return Ok(wayfork::lab::needs::left_out("TCX", Some((6, 6)))?),
+            None => return Ok(wayfork::lab::needs::left_out("TCX", wayfork::lab::needs::Since::Version(6, 6))?),
         }
     };
 }

@@ -5,6 +5,15 @@ use std::io::{self, Write as _};
 /// Set where every feature of a full kernel has to be there, as in a virtual machine with a distribution's kernel.
 const FULL: &str = "WAYFORK_FULL_KERNEL";
 
+/// From which version on a kernel has a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Every kernel from this one on.
+    Version(u32, u32),
+    /// Full kernels from this one on: it is a matter of configuration.
+    Configured(u32, u32),
+}
+
 /// The running kernel's version, as (6, 12).
 pub fn release() -> (u32, u32) {
     let name = nix::sys::utsname::uname();
@@ -19,21 +28,24 @@ fn parse(release: &str) -> (u32, u32) {
 /// Says on standard error that the running test is left out, since the kernel lacks `what`.
 ///
 /// # Errors
-/// Where the kernel is not older than `since`, the first that has it; with None, for what is a matter of the kernel's
-/// configuration, where `WAYFORK_FULL_KERNEL` is set.
-pub fn left_out(what: &str, since: Option<(u32, u32)>) -> io::Result<()> {
-    let (major, minor) = release();
-    let wrong = match since {
-        Some(since) => (major, minor) >= since,
-        None => std::env::var_os(FULL).is_some(),
+/// Where the kernel is one that has it; for what is a matter of configuration, only where `WAYFORK_FULL_KERNEL` is set.
+pub fn left_out(what: &str, since: Since) -> io::Result<()> {
+    let running = release();
+    let (wrong, (major, minor)) = match since {
+        Since::Version(major, minor) => (running >= (major, minor), (major, minor)),
+        Since::Configured(major, minor) => {
+            (running >= (major, minor) && std::env::var_os(FULL).is_some(), (major, minor))
+        }
     };
-    let since = since.map(|(major, minor)| format!(" (Linux {major}.{minor})")).unwrap_or_default();
     if wrong {
-        return Err(io::Error::other(format!("Linux {major}.{minor} should have {what}{since}, and does not")));
+        let message =
+            format!("Linux {}.{} should have {what} (since {major}.{minor}), and has not", running.0, running.1);
+        return Err(io::Error::other(message));
     }
     let thread = std::thread::current();
     // Not by eprintln, which the test harness swallows.
-    let line = format!("SKIPPED: {}: this kernel lacks {what}{since}\n", thread.name().unwrap_or("a test"));
+    let line =
+        format!("SKIPPED: {}: this kernel lacks {what} (Linux {major}.{minor})\n", thread.name().unwrap_or("a test"));
     io::stderr().write_all(line.as_bytes())
 }
 
@@ -51,7 +63,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left_out_that_should_be_there() {
-        assert!(left_out("the first kernel's features", Some((1, 0))).is_err());
+        assert!(left_out("the first kernel's features", Since::Version(1, 0)).is_err());
         assert!(release() >= (6, 1), "the oldest that is supported: {:?}", release());
     }
 }

@@ -35,7 +35,7 @@ pub fn in_a_namespace(test: impl FnOnce() + Send) {
 pub fn has_tcx() -> bool {
     let has = needs::release() >= (6, 6);
     if !has {
-        needs::left_out("TCX", Some((6, 6))).unwrap();
+        needs::left_out("TCX", needs::Since::Version(6, 6)).unwrap();
     }
     has
 }

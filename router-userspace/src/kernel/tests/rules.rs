@@ -125,7 +125,7 @@ fn dscp_and_its_mask() {
             let since = if dscp.1 == 0x3f { (6, 12) } else { (6, 15) };
             if needs::release() < since {
                 // An older kernel takes no notice of attributes that it does not know.
-                needs::left_out("a rule's dscp or its mask", Some(since)).unwrap();
+                needs::left_out("a rule's dscp or its mask", needs::Since::Version(since.0, since.1)).unwrap();
                 return;
             }
             assert!(kernel.rules().unwrap().contains(&rule), "{}", display_rules(&kernel.rules().unwrap()));
@@ -140,7 +140,7 @@ fn dscp_and_its_mask() {
 fn an_ipv6_rule_for_dscp_0_is_read_as_the_kernel_matches_it() {
     let Some(namespace) = namespace() else { return };
     if needs::release() < (6, 12) {
-        needs::left_out("a rule's dscp", Some((6, 12))).unwrap();
+        needs::left_out("a rule's dscp", needs::Since::Version(6, 12)).unwrap();
         return;
     }
     let mut kernel = netlink(&namespace);
