@@ -4,8 +4,9 @@ use crate::tools::{tool, tools};
 use crate::{bed, made};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::time::Duration;
 use wayfork::lab::traffic::Proto;
-use wayfork_tests::{Bed, POLICY, Way};
+use wayfork_tests::{Bed, POLICY, Way, eventually};
 
 /// All protocols from an address of the LAN in each family, 20 units each, go to a place.
 fn all_by(bed: &mut Bed, from: [&str; 2], place: &str) -> Result<()> {
@@ -21,6 +22,12 @@ fn all_by(bed: &mut Bed, from: [&str; 2], place: &str) -> Result<()> {
 /// The same in every mode, and with the fast path by the fast path.
 fn in_every_mode(bed: &mut Bed, policy: &str, from: [&str; 2], place: &str, redirecting: &[&str]) -> Result<()> {
     let daemon = bed.run("netlink", policy)?;
+    for from in from {
+        // Devices that have just been made may not have told their neighbours yet.
+        eventually(Duration::from_secs(5), "the first packet arrives", || {
+            Ok(bed.flow(from, Proto::Udp, 9000, 1)?.packets == 1)
+        })?;
+    }
     all_by(bed, from, place)?;
     ensure!(daemon.stop()?.success());
     let daemon = bed.run("ebpf", policy)?;
@@ -85,6 +92,9 @@ fn a_bond_decides_for_its_slaves() -> Result<()> {
             "ip address add 2001:db8:b::2/64 dev up2 nodad",
         ],
     )?;
+    eventually(Duration::from_secs(5), "up2 has a carrier", || {
+        Ok(tool(&bed, "router", "ip link show dev up2")?.contains("LOWER_UP"))
+    })?;
     let policy = POLICY.replace("\"eth1\"", "\"up2\"");
     in_every_mode(&mut bed, &policy, ["192.168.8.10", "fd00:8::10"], "isp2", &["lan0", "up2"])?;
     let daemon = bed.run("ebpf", &policy)?;
@@ -107,6 +117,9 @@ fn an_uplink_that_is_a_macvlan() -> Result<()> {
             "ip address add 2001:db8:b::2/64 dev up2 nodad",
         ],
     )?;
+    eventually(Duration::from_secs(5), "up2 has a carrier", || {
+        Ok(tool(&bed, "router", "ip link show dev up2")?.contains("LOWER_UP"))
+    })?;
     let policy = POLICY.replace("\"eth1\"", "\"up2\"");
     in_every_mode(&mut bed, &policy, ["192.168.8.10", "fd00:8::10"], "isp2", &["lan0", "up2"])
 }
