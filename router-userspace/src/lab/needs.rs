@@ -1,5 +1,7 @@
 //! What a test needs of the kernel: leaving it out loudly where that is missing, and failing where it should be there.
 
+use crate::model::{Rule, RuleFeature};
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 
 /// Set where every feature of a full kernel has to be there, as in a virtual machine with a distribution's kernel.
@@ -23,6 +25,18 @@ pub fn release() -> (u32, u32) {
 fn parse(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Says that the running test is left out, at least in part, where the kernel `lacks` what a rule needs; true where it does
+/// not lack it.
+///
+/// # Errors
+/// As [`left_out`].
+pub fn holds(lacks: &BTreeSet<RuleFeature>, rule: &Rule) -> io::Result<bool> {
+    let Some(feature) = lacks.iter().find(|feature| rule.needs(**feature)) else { return Ok(true) };
+    let (major, minor) = parse(feature.since());
+    left_out(&format!("rules with {}", feature.name()), Since::Version(major, minor))?;
+    Ok(false)
 }
 
 /// Says on standard error that the running test is left out, since the kernel lacks `what`.
