@@ -2,7 +2,6 @@
 
 use crate::bed;
 use anyhow::{Result, ensure};
-use std::io::Write;
 use std::time::Duration;
 use wayfork::lab::traffic::Proto;
 use wayfork::model::Family;
@@ -16,10 +15,7 @@ macro_rules! foreign {
     ($bed:expr, $dev:expr, $side:expr, $verdict:expr) => {
         match tc::attach(&$bed.lab, "router", $dev, $side, $verdict)? {
             Some(link) => link,
-            None => {
-                std::io::stderr().write_all(b"LEFT OUT: a foreign TC program needs TCX (Linux 6.6)\n")?;
-                return Ok(());
-            }
+            None => return Ok(wayfork::lab::needs::left_out("TCX", wayfork::lab::needs::Since::Version(6, 6))?),
         }
     };
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds, runs, tests and checks Wayfork, and gets by itself what that needs.
 
+mod apt;
 mod bench;
 mod build;
 mod elf;
@@ -12,6 +13,7 @@ mod step;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -72,6 +74,16 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Run the tests that need a kernel on Debian's kernels, each in a virtual machine
+    ///
+    /// The exit status is 3 where QEMU or a kernel cannot be had here.
+    VmTest {
+        /// The kernels, by the beginning of their version, or `newest`
+        #[arg(long = "kernel", value_name = "VERSION", default_values = vm::KERNELS)]
+        kernels: Vec<String>,
+        /// Only the tests whose names have one of these in them
+        filters: Vec<String>,
+    },
     /// Check formatting, clippy's warnings and the architecture
     Lint,
     /// Check what a program can check of the architecture
@@ -86,6 +98,7 @@ fn main() -> ExitCode {
         Task::Bench { from, args } => bench::command(from.as_deref(), &args),
         Task::Test { args } => test::command(&args),
         Task::Soak { minutes, seed } => soak::command(minutes, seed),
+        Task::VmTest { kernels, filters } => vm::command(&kernels, &filters),
         Task::Lint => lint::command(),
         Task::Tidy => tidy::command(),
     };

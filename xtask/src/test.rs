@@ -115,17 +115,20 @@ fn count(packages: &[&str]) -> Result<u64> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.ends_with(": test")).count() as u64)
 }
 
-/// What the test programs say of themselves, added up.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Sum {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+/// What test programs say of themselves, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// Tests that passed.
+    pub passed: u64,
+    /// Tests that failed, and test programs that died.
+    pub failed: u64,
+    /// Tests that were left out.
+    pub skipped: u64,
 }
 
 impl Sum {
     /// Adds a line like `test result: ok. 5 passed; 0 failed; 1 ignored; …`; other lines count nothing.
-    fn add(&mut self, line: &str) {
+    pub fn add(&mut self, line: &str) {
         let Some(counts) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
             return;
         };
@@ -145,7 +148,8 @@ impl Sum {
         }
     }
 
-    fn line(&self) -> String {
+    /// `N passed, N failed`, and how many were skipped where any was.
+    pub fn line(&self) -> String {
         let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
         format!("{} passed, {} failed{skipped}", self.passed, self.failed)
     }

@@ -73,6 +73,7 @@ mod tests {
             (RuleFeature::Flowlabel, Selectors { flowlabel: Some((5, 0xf_ffff)), ..base() }),
             (RuleFeature::PortMask, Selectors { sport: Some(Ports::Masked { value: 16, mask: 0xfff0 }), ..base() }),
             (RuleFeature::DscpMask, Selectors { dscp: Some((8, 0x38)), ..base() }),
+            (RuleFeature::DscpMask, Selectors { dscp: Some((0, 0x3f)), ..base() }),
         ] {
             let rule = Rule { selectors, ..Rule::lookup(Family::Ipv6, 900, 5) };
             assert!(rule.needs(feature));

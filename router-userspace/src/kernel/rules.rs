@@ -170,7 +170,10 @@ impl Found {
             selectors.fwmark = Some((self.mark.unwrap_or(0), self.mask.unwrap_or(u32::MAX)));
         }
         if let Some(value) = self.dscp {
-            selectors.dscp = Some((value, self.dscp_mask.unwrap_or(DSCP_MASK)));
+            // A kernel that knows of masks always tells one. One that does not (6.12 to 6.14) compares no class that is 0
+            // in IPv6, and every bit in IPv4 (fib6_rule_match, fib4_rule_match).
+            let heeded = value != 0 || family == Family::Ipv4;
+            selectors.dscp = Some((value, self.dscp_mask.unwrap_or(if heeded { DSCP_MASK } else { 0 })));
         }
         if self.flowlabel.is_some() || self.flowlabel_mask.is_some() {
             selectors.flowlabel = Some((self.flowlabel.unwrap_or(0), self.flowlabel_mask.unwrap_or(FLOWLABEL_MASK)));
@@ -281,7 +284,7 @@ fn write_selectors(selectors: &Selectors, attributes: &mut Vec<Attr>) {
     }
     if let Some((value, mask)) = selectors.dscp {
         attributes.push(raw(fra::DSCP, &[value]));
-        // Kernels 6.13 and 6.14 have no mask, and would not heed the attribute.
+        // Kernels before 6.15 have no mask, and would not heed the attribute.
         if mask != DSCP_MASK {
             attributes.push(raw(fra::DSCP_MASK, &[mask]));
         }

@@ -4,6 +4,7 @@
 //! [`topology`] builds, [`traffic`] sends and counts, [`process`] runs the binary, [`scenario`] has the situations and
 //! [`phases`] sends every flow without policy, through the stack and through the fast path.
 
+pub mod needs;
 pub mod phases;
 pub mod process;
 pub mod scenario;

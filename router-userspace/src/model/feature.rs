@@ -1,6 +1,6 @@
 //! What rules may need that not every kernel has.
 
-use super::{Ports, Rule};
+use super::{Family, Ports, Rule};
 
 /// A selector that came with a later kernel than the oldest that Wayfork runs on. An older one takes no notice of it: the rule would
 /// match what it should not.
@@ -12,7 +12,7 @@ pub enum RuleFeature {
     Flowlabel,
     /// `sport` and `dport` under a mask.
     PortMask,
-    /// `dscp` under a mask.
+    /// `dscp` under a mask, and `dscp` 0 in IPv6.
     DscpMask,
 }
 
@@ -27,14 +27,14 @@ impl RuleFeature {
             RuleFeature::Dscp => "`dscp`",
             RuleFeature::Flowlabel => "`flowlabel`",
             RuleFeature::PortMask => "ports under a mask",
-            RuleFeature::DscpMask => "`dscp` under a mask",
+            RuleFeature::DscpMask => "`dscp` under a mask, or `dscp 0` in IPv6",
         }
     }
 
     /// The first Linux that has it.
     pub fn since(self) -> &'static str {
         match self {
-            RuleFeature::Dscp => "6.13",
+            RuleFeature::Dscp => "6.12",
             RuleFeature::Flowlabel => "6.14",
             RuleFeature::PortMask | RuleFeature::DscpMask => "6.15",
         }
@@ -49,7 +49,11 @@ impl Rule {
             RuleFeature::Dscp => self.selectors.dscp.is_some(),
             RuleFeature::Flowlabel => self.selectors.flowlabel.is_some(),
             RuleFeature::PortMask => masked(self.selectors.sport) || masked(self.selectors.dport),
-            RuleFeature::DscpMask => self.selectors.dscp.is_some_and(|(_, mask)| mask != 0x3f),
+            // A kernel without masks compares no IPv6 class that is 0: only a mask makes it one (fib6_rule_match).
+            RuleFeature::DscpMask => self
+                .selectors
+                .dscp
+                .is_some_and(|(value, mask)| mask != 0x3f || value == 0 && self.family == Family::Ipv6),
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct Selectors {
     pub to: Option<IpNet>,
     /// The old TOS selector (the whole octet as `ip rule` shows it). 0 is none.
     pub tos: u8,
-    /// DSCP value and mask, 6 bits each (6.13 and later).
+    /// DSCP value and mask, 6 bits each (6.12 and later).
     pub dscp: Option<(u8, u8)>,
     /// IP protocol number.
     pub ipproto: Option<u8>,

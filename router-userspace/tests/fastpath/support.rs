@@ -9,6 +9,7 @@ use wayfork::compile::{Generation, words};
 use wayfork::fastpath::{Capacity, FastPath};
 use wayfork::kernel::admin::{Admin, NewLink, write_setting};
 use wayfork::kernel::netns::Netns;
+use wayfork::lab::needs;
 
 /// Whether the tests can run at all; says on standard error what is left out where not.
 pub fn privileged() -> bool {
@@ -28,6 +29,15 @@ pub fn in_a_namespace(test: impl FnOnce() + Send) {
     if privileged() {
         Netns::new().expect("a network namespace").run(test).expect("run in the namespace");
     }
+}
+
+/// Whether the kernel is new enough for TCX; a test that needs it is left out loudly where it is not.
+pub fn has_tcx() -> bool {
+    let has = needs::release() >= (6, 6);
+    if !has {
+        needs::left_out("TCX", needs::Since::Version(6, 6)).unwrap();
+    }
+    has
 }
 
 /// The router's interface towards the hosts.

@@ -10,9 +10,11 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::compiler::{Compiler, ask, entries, file_name};
+use super::compiler::{Compiler, entries, file_name};
 use crate::{
+    apt::{self, Apt, UPDATE},
     place::{Cache, Workshop},
+    privilege::is_root,
     step,
 };
 
@@ -20,7 +22,6 @@ const COMPILER: &str = "rustc-web";
 const CORE: &str = "libstd-rust-web-dev-bpf";
 /// Where the compiler is when somebody installed the packages.
 const INSTALLED: &str = "/usr/bin/rustc";
-const UPDATE: &str = "run `apt-get update` as root";
 
 /// The compiler as installed, as unpacked before, or as unpacked now.
 pub fn get(cache: &Cache) -> Result<Compiler> {
@@ -48,13 +49,11 @@ pub fn get(cache: &Cache) -> Result<Compiler> {
 
 /// The packages to unpack, each as apt's NAME=VERSION.
 fn packages(cache: &Cache) -> Result<Vec<String>> {
-    if ask(Command::new("apt-get").arg("--version")).is_err() || ask(Command::new("dpkg").arg("--version")).is_err() {
-        bail!("this is no Debian: apt-get and dpkg are missing");
-    }
+    apt::check()?;
     if let Ok(list) = simulate() {
         return Ok(list);
     }
-    if ask(Command::new("id").arg("-u"))?.trim() != "0" {
+    if !is_root() {
         return simulate().context(format!("apt does not know {COMPILER} and {CORE}; {UPDATE} and try again"));
     }
     step::run(
@@ -66,11 +65,9 @@ fn packages(cache: &Cache) -> Result<Vec<String>> {
     simulate().context(format!("apt's sources have no {COMPILER} and {CORE}; Debian 12's security updates do"))
 }
 
-/// What apt would install for a compiler for BPF; asks, changes nothing, needs no privilege.
+/// What apt would install for a compiler for BPF.
 fn simulate() -> Result<Vec<String>> {
-    let mut apt = Command::new("apt-get");
-    apt.args(["install", "--simulate", "--yes", "--no-install-recommends", COMPILER, CORE]).env("LC_ALL", "C");
-    let list = needed(&ask(&mut apt)?);
+    let list = needed(Apt::default().simulate(&[COMPILER, CORE])?);
     for name in [COMPILER, CORE] {
         if !list.iter().any(|package| package.starts_with(&format!("{name}="))) {
             bail!("{name} is installed already, but there is no compiler for BPF at {INSTALLED}");
@@ -79,40 +76,19 @@ fn simulate() -> Result<Vec<String>> {
     Ok(list)
 }
 
-/// Reads apt's `Inst NAME (VERSION …)` lines. A package that stands there with `[OLD]` is on the system and only
-/// newer in the archive: the system's is used, since a second C library beside the system's would not run.
 /// Headers and the host's C compiler are no part of what rustc needs to compile for BPF.
-fn needed(simulation: &str) -> Vec<String> {
+fn needed(packages: Vec<String>) -> Vec<String> {
     let of_rust = |name: &str| name.starts_with(COMPILER) || name.starts_with("libstd-rust-web");
     let runtime = |name: &str| name.starts_with("lib") && !name.ends_with("-dev") && !name.contains("gcc");
-    simulation
-        .lines()
-        .filter_map(|line| {
-            let (name, rest) = line.strip_prefix("Inst ")?.split_once(' ')?;
-            let version = rest.strip_prefix('(')?.split_whitespace().next()?;
-            (of_rust(name) || runtime(name)).then(|| format!("{name}={version}"))
-        })
-        .collect()
+    let name = |package: &String| package.split('=').next().unwrap_or_default().to_owned();
+    packages.into_iter().filter(|package| of_rust(&name(package)) || runtime(&name(package))).collect()
 }
 
 fn fetch(cache: &Cache, workshop: &Workshop, packages: &[String]) -> Result<()> {
-    let (archives, root) = (workshop.path().join("archives"), workshop.path().join("root"));
-    for folder in [&archives, &root] {
-        fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    step::run(
-        "getting Debian's compiler for BPF (about 120 MB)",
-        Command::new("apt-get").arg("download").args(packages).current_dir(&archives),
-        &cache.log("debian-download"),
-        &format!("Where a package is not found any more, {UPDATE} and try again."),
-    )?;
-    for archive in entries(&archives) {
-        step::run(
-            &format!("unpacking {}", file_name(&archive).split('_').next().unwrap_or("a package")),
-            Command::new("dpkg").arg("-x").arg(&archive).arg(&root),
-            &cache.log("debian-unpack"),
-            "Is the disk of the cache full? WAYFORK_CACHE names another place.",
-        )?;
+    let root = workshop.path().join("root");
+    fs::create_dir(&root).with_context(|| format!("cannot make {}", root.display()))?;
+    for archive in Apt::default().download(cache, workshop, "Debian's compiler for BPF (about 120 MB)", packages)? {
+        apt::unpack(cache, &archive, &root)?;
     }
     Ok(())
 }
@@ -142,22 +118,17 @@ mod tests {
     use super::needed;
 
     #[test]
-    fn takes_the_compiler_and_missing_libraries_but_no_second_c_library() {
-        let simulation = "Reading package lists...\n\
-            Inst libc6 [2.36-9] (2.36-10 Debian:12 [amd64])\n\
-            Inst gcc-12 (12.2.0-14 Debian:12 [amd64])\n\
-            Inst libc6-dev (2.36-10 Debian:12 [amd64])\n\
-            Inst libllvm22 (1:22.1.8-1~deb12u1 Debian-Security:12/oldstable-security [amd64])\n\
-            Inst libstd-rust-web-dev (1.96.0+dfsg1-1~deb12u2 Debian-Security:12 [amd64])\n\
-            Inst rustc-web (1.96.0+dfsg1-1~deb12u2 Debian-Security:12 [amd64])\n\
-            Conf rustc-web (1.96.0+dfsg1-1~deb12u2 Debian-Security:12 [amd64])\n";
+    fn takes_the_compiler_and_missing_libraries_and_no_headers() {
+        let packages = [
+            "gcc-12=12.2.0-14",
+            "libc6-dev=2.36-10",
+            "libllvm22=1:22.1.8-1",
+            "libstd-rust-web-dev=1.96.0",
+            "rustc-web=1.96.0",
+        ];
         assert_eq!(
-            needed(simulation),
-            [
-                "libllvm22=1:22.1.8-1~deb12u1",
-                "libstd-rust-web-dev=1.96.0+dfsg1-1~deb12u2",
-                "rustc-web=1.96.0+dfsg1-1~deb12u2"
-            ]
+            needed(packages.map(str::to_owned).to_vec()),
+            ["libllvm22=1:22.1.8-1", "libstd-rust-web-dev=1.96.0", "rustc-web=1.96.0"]
         );
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 
-pub use compiler::Compiler;
+pub use compiler::{Compiler, ask, entries, file_name};
 
 use crate::place::{Cache, workspace};
 
