@@ -28,8 +28,15 @@ pub fn tools(bed: &Bed, host: &str, lines: &[&str]) -> Result<()> {
 pub fn made(bed: &Bed, host: &str, line: &str) -> Result<bool> {
     let output = output(bed, host, line)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    // "Unknown device type" is ip's own word for EOPNOTSUPP; nft speaks of missing kernel modules by ENOENT.
-    let lacks = ["Unknown device type", "not supported", "No such file or directory"];
+    // "Unknown device type" is ip's own word for EOPNOTSUPP; nft speaks of missing kernel modules by ENOENT, and the kernel's own
+    // sentences about traffic control end as here.
+    let lacks = [
+        "Unknown device type",
+        "not supported",
+        "No such file or directory",
+        "TC classifier not found",
+        "Failed to load TC action module",
+    ];
     if output.status.success() {
         return Ok(true);
     }

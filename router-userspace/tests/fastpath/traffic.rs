@@ -218,9 +218,7 @@ fn pass_and_mark_go_on_to_other_programs_and_redirect_does_not() {
         assert_eq!(seen(&others), [2, 2], "marked");
         assert_eq!(router.fast.rule_counters().unwrap()[0].packets, [0, 1, 1, 0]);
 
-        let foreign = router.fast.foreign_programs(lan).unwrap();
-        assert_eq!(foreign.iter().map(|program| program.name.as_str()).collect::<Vec<_>>(), ["wayfork"]);
-        others.clear();
+        // The same program is no other's, as for a command that looks at the interfaces of a running router.
         assert_eq!(router.fast.foreign_programs(lan).unwrap(), vec![]);
     });
 }
