@@ -152,8 +152,12 @@ fn same_way(fast: &Fast, answer: &RouteAnswer) -> bool {
     (fast.oif, fast.via, fast.table) == (answer.oif, answer.via, answer.table)
 }
 
-/// Both chose a next hop of one multipath route.
+/// Both chose a next hop of one multipath route. Where the reference knows several answers for another reason, they are of
+/// different tables, and the two have to agree.
 fn several(fast: &Fast, answer: &RouteAnswer, reference: &Reference) -> bool {
+    if fast.table != answer.table {
+        return false;
+    }
     let is_way = |oif, via, table| {
         reference
             .ways

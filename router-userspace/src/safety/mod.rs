@@ -17,10 +17,14 @@ pub use between::{Between, between};
 pub use bits::{CLASS_PRIORITY, as_class_rule, class_rule};
 pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint};
 
-use crate::model::{Family, Host, Link, MarkRule};
+use crate::model::{Family, Host, Link, MarkRule, Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::policy::{Bypass, FastPathCap, RouterSettings};
 use router_common::layout::{MAX_MARKS_IN_USE, MAY_MARK, MAY_PASS, MAY_REDIRECT};
 use std::collections::BTreeMap;
+
+/// Priorities of the kernel's own rules for `main` and `default`.
+const PRIORITY_MAIN: u32 = 32766;
+const PRIORITY_DEFAULT: u32 = 32767;
 
 /// The most that may be done with packets from an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -111,6 +115,9 @@ fn judge_link(host: &Host, facts: &Facts, wanted: &Wanted<'_>, link: &Link, no_b
     if let Some(why) = interfaces::unfit(link).or_else(|| interfaces::taken_by(host, link)) {
         return pass(why);
     }
+    if let Some(why) = merged_tables(host) {
+        return pass(why);
+    }
     let no_redirect = match wanted.settings.fast_path {
         FastPathCap::Mark => Some("fast_path = \"mark\" in the file".to_owned()),
         FastPathCap::Auto | FastPathCap::Redirect => against_redirect(host, facts, wanted, link),
@@ -126,6 +133,30 @@ fn judge_link(host: &Host, facts: &Facts, wanted: &Wanted<'_>, link: &Link, no_b
         Some(no_mark) if no_mark == no_redirect => pass(no_redirect),
         Some(no_mark) => pass(format!("{no_redirect}; no mark either: {no_mark}")),
     }
+}
+
+/// Why nothing can be said of IPv4 while nobody has touched its rules: until the first one is added the kernel looks the tables
+/// `local` and `main` up as one (`fib_trie_unmerge`, net/ipv4/fib_frontend.c), so that the longer prefix of the two wins, and a
+/// rule of Wayfork's own would change that for good. It matters where `local` holds more than this host's own addresses.
+fn merged_tables(host: &Host) -> Option<String> {
+    let untouched = [(0, TABLE_LOCAL), (PRIORITY_MAIN, TABLE_MAIN), (PRIORITY_DEFAULT, TABLE_DEFAULT)];
+    let mut rules = host.rules_of(Family::Ipv4);
+    let plain = |rule: &Rule, (priority, table)| {
+        *rule
+            == Rule { protocol: rule.protocol, attached: rule.attached, ..Rule::lookup(Family::Ipv4, priority, table) }
+    };
+    if !untouched.into_iter().all(|place| rules.next().is_some_and(|rule| plain(rule, place))) || rules.next().is_some()
+    {
+        return None;
+    }
+    let own =
+        |kind| matches!(kind, RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast);
+    let foreign = |route: &&Route| route.family == Family::Ipv4 && route.table == TABLE_LOCAL && !own(route.kind);
+    let route = host.routes.iter().find(foreign)?;
+    Some(format!(
+        "table local has a route to {}, and as long as no IPv4 rule was ever added the kernel looks local and main up as one",
+        route.dst
+    ))
 }
 
 /// The first thing that a redirect from `link` would skip.

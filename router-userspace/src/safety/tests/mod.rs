@@ -6,7 +6,7 @@ mod marks;
 mod redirects;
 
 use super::*;
-use crate::model::{Family, MarkSelectors, Rule, Selectors, TABLE_LOCAL, TABLE_MAIN};
+use crate::model::{MarkSelectors, Selectors};
 
 const ETH0: u32 = 2;
 const ETH1: u32 = 3;

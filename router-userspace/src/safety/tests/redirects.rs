@@ -317,3 +317,39 @@ fn any_doubt_passes_everything() {
     assert!(judgement.interfaces[&ETH0].why.ends_with("nftables cannot be read (x)"));
     assert_eq!(judgement.mark_bits, None);
 }
+
+#[test]
+fn local_and_main_looked_up_as_one() {
+    let mut untouched = host();
+    let default = Rule { protocol: 2, ..Rule::lookup(Family::Ipv4, 32767, TABLE_DEFAULT) };
+    untouched.rules.insert(2, default);
+    assert_eq!(judged(&untouched, &Facts::default()).0, May::Redirect, "this host's own addresses alone");
+    let dst: ipnet::IpNet = "20.0.0.0/8".parse().unwrap();
+    let route = Route {
+        family: Family::Ipv4,
+        table: TABLE_LOCAL,
+        dst,
+        kind: RouteKind::Blackhole,
+        src: None,
+        tos: 0,
+        metric: 0,
+        protocol: 3,
+        scope: 0,
+        prefsrc: None,
+        mtu: None,
+        mtu_locked: false,
+        pref: 0,
+        nhid: 0,
+        expires: None,
+        nexthops: Vec::new(),
+    };
+    untouched.routes = vec![Route { kind: RouteKind::Local, ..route.clone() }];
+    assert_eq!(judged(&untouched, &Facts::default()).0, May::Redirect);
+    untouched.routes.push(route);
+    let (may, why) = judged(&untouched, &Facts::default());
+    assert_eq!(may, May::Pass);
+    assert!(why.contains("20.0.0.0/8") && why.contains("as one"), "{why}");
+    let mut touched = untouched.clone();
+    touched.rules.push(Rule { protocol: 3, ..Rule::lookup(Family::Ipv4, 40000, 7) });
+    assert_eq!(judged(&touched, &Facts::default()).0, May::Redirect, "with a rule they are looked up one by one");
+}
