@@ -80,27 +80,30 @@ impl OwnAddresses {
     }
 }
 
-/// Ways out that several IPv6 routes have by a next-hop object.
-struct SharedObjects(BTreeSet<(Option<IpAddr>, u32)>);
+/// Ways out by a next-hop object whose answer for one route may be another route's: the object keeps one answer for all that go
+/// by it, that of the first which was asked for.
+struct SharedObjects(BTreeSet<(Family, Option<IpAddr>, u32)>);
 
 impl SharedObjects {
     fn new(host: &Host) -> Self {
-        let (mut once, mut several) = (BTreeSet::new(), BTreeSet::new());
-        for route in host.routes.iter().filter(|route| route.family == Family::Ipv6 && route.nhid != 0) {
-            for way in route.nexthops.iter().map(|hop| (hop.via, hop.dev)) {
-                if !once.insert(way) {
-                    several.insert(way);
-                }
+        let mut answers: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (index, route) in host.routes.iter().enumerate().filter(|(_, route)| route.nhid != 0) {
+            let answer = match route.family {
+                // `rt_cache_route` (net/ipv4/route.c): whether it is delivered here, and its MTU.
+                Family::Ipv4 => (0, route.kind, route.mtu, route.mtu_locked),
+                // `rt6_get_pcpu_route` (net/ipv6/route.c): that too, and the prefix length that `suppress_prefixlength` sees.
+                Family::Ipv6 => (index, route.kind, route.mtu, route.mtu_locked),
+            };
+            for hop in &route.nexthops {
+                answers.entry((route.family, hop.via, hop.dev)).or_default().insert(answer);
             }
         }
-        SharedObjects(several)
+        SharedObjects(answers.into_iter().filter(|(_, answers)| answers.len() > 1).map(|(way, _)| way).collect())
     }
 
-    /// Whether the answer for a route may be another route's. The object keeps one answer for all its routes, that of the first
-    /// which was asked for (`rt6_get_pcpu_route`, net/ipv6/route.c): the prefix length that `suppress_prefixlength` sees, and
-    /// the route's MTU, are that route's.
+    /// Whether the answer for a route may be another route's.
     fn is_way_of(&self, route: &Route, hop: &NextHop) -> bool {
-        route.family == Family::Ipv6 && route.nhid != 0 && self.0.contains(&(hop.via, hop.dev))
+        route.nhid != 0 && self.0.contains(&(route.family, hop.via, hop.dev))
     }
 }
 
@@ -172,7 +175,9 @@ fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<
     let Some(hop) = route.nexthops.first() else { return unseen(route, PassReason::RouteKind) };
     // A realm is looked for in the packet's route, which only the stack attaches.
     let unseen_hop = hop.encap || hop.realms != 0 || hop.dev == 0;
-    if unseen_hop || known.own.is_gateway_of(hop) || known.shared.is_way_of(route, hop) {
+    // A locked MTU of 0 is the kernel's least one (`ip_dst_mtu_maybe_forward`), and 0 here is none.
+    let least_mtu = route.mtu_locked && route.mtu.unwrap_or(0) == 0;
+    if unseen_hop || least_mtu || known.own.is_gateway_of(hop) || known.shared.is_way_of(route, hop) {
         return unseen(route, PassReason::RouteKind);
     }
     let Some(link) = known.host.links.get(&hop.dev).filter(|_| !hop.linkdown) else {

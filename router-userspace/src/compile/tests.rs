@@ -361,3 +361,21 @@ fn ipv6_routes_that_share_a_next_hop_object_are_the_stacks() {
     assert_eq!(kinds(vec![by_object("::/0", 7), by_object("fd01::/64", 7)]), [ROUTE_UNSEEN; 2]);
     assert_eq!(kinds(vec![by_object("::/0", 0), by_object("fd01::/64", 7)]), [ROUTE_UNICAST; 2], "one has no object");
 }
+
+#[test]
+fn ipv4_routes_that_share_a_next_hop_object_are_the_stacks_where_their_answers_differ() {
+    let by_object = |dst: &str, mtu| Route { nhid: 7, mtu, ..route(111, dst, Some("10.0.0.1"), 2) };
+    let kinds = |routes: Vec<Route>| run(&host(vec![], routes)).routes4.values().map(|e| e.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(vec![by_object("50.0.0.0/8", None), by_object("51.0.0.0/8", None)]), [ROUTE_UNICAST; 2]);
+    assert_eq!(kinds(vec![by_object("50.0.0.0/8", Some(800)), by_object("51.0.0.0/8", None)]), [ROUTE_UNSEEN; 2]);
+    let local = Route { kind: RouteKind::Local, ..by_object("60.0.0.0/8", None) };
+    assert_eq!(kinds(vec![local, by_object("61.0.0.0/8", None)]), [ROUTE_UNSEEN], "delivered here, or sent on");
+}
+
+#[test]
+fn a_locked_mtu_of_nought_is_the_stacks() {
+    let locked = |mtu| Route { mtu, mtu_locked: true, ..route(111, "50.0.0.0/8", Some("10.0.0.1"), 2) };
+    let kinds = |route: Route| run(&host(vec![], vec![route])).routes4.values().map(|e| e.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(locked(Some(800))), [ROUTE_UNICAST]);
+    assert_eq!(kinds(locked(Some(0))), [ROUTE_UNSEEN]);
+}
