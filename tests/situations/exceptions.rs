@@ -39,17 +39,7 @@ fn a_destination_with_a_learned_mtu_is_left_to_the_stack_soon() -> Result<()> {
     bed.warm()?;
     send_fragmentation_needed(&bed)?;
     let far = FAR[0].parse()?;
-    let own = RouteQuery {
-        to: far,
-        from: None,
-        iif: None,
-        mark: 0,
-        ipproto: None,
-        sport: None,
-        dport: None,
-        dscp: 0,
-        flowlabel: 0,
-    };
+    let own = RouteQuery::to(far);
     eventually(Duration::from_secs(5), "the router has an exception", || {
         // A route looked up is what makes the kernel show it.
         Ok(bed.kernel(|kernel| kernel.route_get(&own).and_then(|_| kernel.exceptions()))?.contains(&far))

@@ -4,7 +4,7 @@ use super::below::has_tunnel_key;
 use super::selectors::{PortWords, flow_words};
 use super::slots::CounterSlots;
 use super::{Input, words};
-use crate::model::{Family, Host, Link, Rule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
+use crate::model::{Family, Host, Link, PRIORITY_MAIN, Rule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 use router_common::layout::{
     ACT_BLACKHOLE, ACT_GOTO, ACT_NOP, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, NO_GROUP, NO_RULE,
     RULE_FALLBACK, RULE_FLOW, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_NOT, RULE_TO, RULE_UNSEEN, RuleEntry,
@@ -69,7 +69,7 @@ impl<'a> RuleContext<'a> {
     fn may_be_skipped(&self) -> bool {
         let is_own = |rule: &&Rule| {
             let own = |priority, table| Rule { protocol: rule.protocol, ..Rule::lookup(Family::Ipv6, priority, table) };
-            **rule == own(0, TABLE_LOCAL) || **rule == own(32766, TABLE_MAIN)
+            **rule == own(0, TABLE_LOCAL) || **rule == own(PRIORITY_MAIN, TABLE_MAIN)
         };
         self.family == Family::Ipv6 && self.rules.len() < 2 && self.rules.iter().all(is_own)
     }

@@ -65,6 +65,23 @@ pub struct RouteQuery {
     pub flowlabel: u32,
 }
 
+impl RouteQuery {
+    /// A packet made on this host that carries nothing but its destination.
+    pub fn to(to: IpAddr) -> Self {
+        RouteQuery {
+            to,
+            from: None,
+            iif: None,
+            mark: 0,
+            ipproto: None,
+            sport: None,
+            dport: None,
+            dscp: 0,
+            flowlabel: 0,
+        }
+    }
+}
+
 /// What the kernel answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteAnswer {

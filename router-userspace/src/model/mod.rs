@@ -67,3 +67,7 @@ pub const TABLE_LOCAL: u32 = 255;
 pub const TABLE_MAIN: u32 = 254;
 /// RT_TABLE_DEFAULT.
 pub const TABLE_DEFAULT: u32 = 253;
+/// Priorities of the kernel's own rules for `main` and `default` (`fib_default_rules_init`, net/ipv4/fib_rules.c).
+pub const PRIORITY_MAIN: u32 = 32766;
+/// See [`PRIORITY_MAIN`]; IPv6 has none.
+pub const PRIORITY_DEFAULT: u32 = 32767;

@@ -6,7 +6,9 @@ use super::diagnostic::Span;
 use super::names::Tables;
 use super::selectors::{MOST, combinations, combine, compared_mark, families, nets_of, only_ipv6, values};
 use super::values::{Net, choice, dscp, family, flowlabel, interface, ipproto, net, ports, uids};
-use crate::model::{Attached, Family, OWN_PROTOCOL, Ports, Rule, RuleAction, Selectors};
+use crate::model::{
+    Attached, Family, OWN_PROTOCOL, PRIORITY_DEFAULT, PRIORITY_MAIN, Ports, Rule, RuleAction, Selectors,
+};
 use std::collections::{BTreeMap, HashSet};
 use toml::de::DeTable;
 
@@ -35,9 +37,6 @@ const KEYS: [&str; 23] = [
     "suppress_prefixlength",
     "suppress_ifgroup",
 ];
-
-/// The priority of the kernel's own rule that looks `main` up.
-const PRIORITY_MAIN: u32 = 32766;
 
 /// One `[[rule]]` of the file.
 pub(super) struct Statement {
@@ -255,7 +254,7 @@ pub(super) fn check_together(findings: &mut Findings<'_>, statements: &[Statemen
         let reached = |family: &Family| match taken.get(target) {
             Some(there) => there.families.contains(family),
             // The kernel's own rules; IPv6 has none for the table `default`.
-            None => *target == PRIORITY_MAIN || *target == PRIORITY_MAIN + 1 && *family == Family::Ipv4,
+            None => *target == PRIORITY_MAIN || *target == PRIORITY_DEFAULT && *family == Family::Ipv4,
         };
         if let Some(family) = statement.families.iter().find(|family| !reached(family)) {
             let message = match taken.get(target) {

@@ -205,17 +205,26 @@ pub fn explain(
     let (packet, notes) = question.packet(host)?;
     let marks = policy.map(Policy::mark_rules).unwrap_or_default();
     let measure = Measure::new(host, &marks);
-    let mut explanation = explain_packet(&packet, &measure, policy, kernel, fast)?;
+    let (mut explanation, told) = explain_and_tell(&packet, &measure, policy, kernel, fast)?;
     explanation.notes.splice(0..0, notes);
     let link = packet.iif.and_then(|iif| host.links.get(&iif));
     let met = link.map(|link| between(facts, link)).unwrap_or_default();
-    let (mark, reference) = measure.reference(&packet);
-    let answer = decide::ask(kernel, host, &packet, mark)?;
-    let asked = Asked { host, packet: &packet, mark, answer: answer.as_ref(), note: reference.note, between: &met };
+    let Told { mark, answer, note } = &told;
+    let asked = Asked { host, packet: &packet, mark: *mark, answer: answer.as_ref(), note: *note, between: &met };
     explanation.ip_route_get = route_get::commands(kernel, &asked)?;
     let view = |one: Between| BetweenView { what: one.what, effect: one.effect, rewrites: one.rewrites };
     explanation.between = met.into_iter().map(view).collect();
     Ok(explanation)
+}
+
+/// What an explanation rests on beside the fast path's side.
+struct Told {
+    /// The mark after the `[[mark]]` statements.
+    mark: u32,
+    /// The kernel's answer.
+    answer: Option<RouteAnswer>,
+    /// What the stack does after the look-up.
+    note: Option<&'static str>,
 }
 
 /// The same for a packet that is known already.
@@ -226,6 +235,16 @@ pub fn explain_packet(
     kernel: &mut dyn Kernel,
     fast: FastSide<'_>,
 ) -> Result<Explanation, ExplainError> {
+    explain_and_tell(packet, measure, policy, kernel, fast).map(|(explanation, _)| explanation)
+}
+
+fn explain_and_tell(
+    packet: &Packet,
+    measure: &Measure<'_>,
+    policy: Option<&Policy>,
+    kernel: &mut dyn Kernel,
+    fast: FastSide<'_>,
+) -> Result<(Explanation, Told), ExplainError> {
     let host = measure.host;
     let origins = policy.map(Policy::origins).unwrap_or_default();
     let view = Viewer { host, ids: rule_ids(&host.rules), origins };
@@ -249,7 +268,7 @@ pub fn explain_packet(
     }
     notes.extend(reference.note.map(str::to_owned));
     notes.extend(reference.unknown.as_ref().map(|what| format!("the trail ends where it cannot be followed: {what}")));
-    Ok(Explanation {
+    let explanation = Explanation {
         schema: 1,
         scratch: false,
         packet: view.packet(packet),
@@ -267,7 +286,8 @@ pub fn explain_packet(
         ip_route_get: Vec::new(),
         between: Vec::new(),
         notes,
-    })
+    };
+    Ok((explanation, Told { mark, answer, note: reference.note }))
 }
 
 impl Explanation {

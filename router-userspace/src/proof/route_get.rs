@@ -37,17 +37,7 @@ pub(super) struct Asked<'a> {
 /// The short command that people type, and the whole one that stands for the packet.
 pub(super) fn commands(kernel: &mut dyn Kernel, asked: &Asked<'_>) -> kernel::Result<Vec<RouteGet>> {
     let mut all = Vec::new();
-    let plain = RouteQuery {
-        to: asked.packet.to,
-        from: None,
-        iif: None,
-        mark: 0,
-        ipproto: None,
-        sport: None,
-        dport: None,
-        dscp: 0,
-        flowlabel: 0,
-    };
+    let plain = RouteQuery::to(asked.packet.to);
     let whole = asked.packet.query(asked.mark);
     if whole != plain {
         let answer = kernel.route_get(&plain)?;

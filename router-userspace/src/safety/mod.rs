@@ -17,14 +17,13 @@ pub use between::{Between, between};
 pub use bits::{CLASS_PRIORITY, as_class_rule, class_rule};
 pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint};
 
-use crate::model::{Family, Host, Link, MarkRule, Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::model::{
+    Family, Host, Link, MarkRule, PRIORITY_DEFAULT, PRIORITY_MAIN, Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_LOCAL,
+    TABLE_MAIN,
+};
 use crate::policy::{Bypass, FastPathCap, RouterSettings};
 use router_common::layout::{MAX_MARKS_IN_USE, MAY_MARK, MAY_PASS, MAY_REDIRECT};
 use std::collections::BTreeMap;
-
-/// Priorities of the kernel's own rules for `main` and `default`.
-const PRIORITY_MAIN: u32 = 32766;
-const PRIORITY_DEFAULT: u32 = 32767;
 
 /// The most that may be done with packets from an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
