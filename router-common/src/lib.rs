@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod classify;
+pub mod interval;
 pub mod layout;
 pub mod packet;
 pub mod parse;

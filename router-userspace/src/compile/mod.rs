@@ -1,6 +1,7 @@
 //! The model, compiled into what the maps of the fast path hold. Pure: no kernel, no eBPF loader.
 
 mod below;
+pub mod interval;
 mod links;
 mod routes;
 mod rules;
