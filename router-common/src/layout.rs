@@ -3,10 +3,11 @@
 //! Every type is `repr(C)` without padding. Integers are in host byte order but for addresses, which are the bytes of the
 //! wire read as native words, so that a masked comparison needs no swapping; ports are host byte order.
 
+use crate::interval::Tree;
 use bytemuck::{Pod, Zeroable};
 
 /// Raised whenever a map's layout or meaning changes.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// An address of either family: IPv4 in the first word, the others 0. The family stands beside it wherever it is used.
 pub type AddrWords = [u32; 4];
@@ -33,7 +34,21 @@ pub struct Config {
     pub sample: u32,
     /// Which state of the maps decides; carried by every sample.
     pub generation: u32,
+    /// Interface index to entry of `LINKS`.
+    pub links: Tree,
+    /// IPv4 source to `SOURCE_*` bits.
+    pub sources: Tree,
+    /// IPv4 destinations for which the stack has learned a gateway or a path MTU: they are the stack's.
+    pub exceptions4: Tree,
+    /// The same for IPv6.
+    pub exceptions6: Tree,
 }
+
+/// The source may be one that the kernel refuses: this host's own, or a broadcast address (`fib_validate_source()`). Whether it is, the
+/// walk back tells.
+pub const SOURCE_DOUBTFUL: u32 = 1 << 0;
+/// On the link of one of this host's interfaces: a hairpin from here may draw an ICMP redirect.
+pub const SOURCE_ONLINK: u32 = 1 << 1;
 
 /// No rule and no mark looks at ports: fragments are like any other packet.
 pub const FRAGMENTS_DECIDE: u32 = 0;
@@ -43,26 +58,30 @@ pub const FRAGMENTS_REDIRECT: u32 = 1;
 /// The same, but a hook may put fragments together everywhere: they are the stack's.
 pub const FRAGMENTS_PASS: u32 = 2;
 
-/// Key of `LINKS`: an interface index. What is known of an interface, as ingress and as egress.
+/// An entry of `LINKS`. What is known of an interface, as ingress and as egress.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct LinkEntry {
+    /// Interface index.
+    pub index: u32,
     /// `LINK_*` bits.
     pub flags: u32,
     /// Longest IPv4 packet that goes out, bytes from the IP header on.
     pub mtu4: u32,
     /// Longest IPv6 packet that goes out.
     pub mtu6: u32,
-    /// First entry in `RULES` of what an IPv4 packet from here meets, and how many.
-    pub rules4: [u32; 2],
+    /// Entry of `LISTS`: the rules that an IPv4 packet from here meets.
+    pub list4: u32,
     /// The same for IPv6.
-    pub rules6: [u32; 2],
+    pub list6: u32,
+    /// Entry of `LISTS`: the rules that the look-up of the way back meets for an IPv4 packet that leaves here.
+    pub back: u32,
     /// Hardware address; zero without `LINK_ETHERNET`.
     pub mac: [u8; 6],
     /// The most that may be done with a packet from here: `MAY_*`.
     pub may: u8,
     /// Padding.
-    pub pad: u8,
+    pub pad: [u8; 5],
 }
 
 /// Leave every packet from this interface alone.
@@ -84,23 +103,90 @@ pub const LINK_FORWARDS6: u32 = 1 << 3;
 pub const LINK_REDIRECTS4: u32 = 1 << 4;
 /// Its outer look-up uses the packet's mark (VXLAN, GENEVE): a packet that leaves here is never marked.
 pub const LINK_READS_MARK: u32 = 1 << 5;
+/// `src_valid_mark`: the look-up of the way back of an IPv4 packet from here sees its mark.
+pub const LINK_SRC_VALID_MARK: u32 = 1 << 6;
 
-/// An entry of `RULES`. The lists of an ingress interface hold only rules that can match there: what is known beforehand
-/// (iif, oif, …) is resolved by the compiler and not seen here.
+/// An entry of `LISTS`: the rules that packets from one interface meet, in the kernel's order. It holds only rules that can match
+/// there: what is known beforehand (iif, oif, …) is resolved by the compiler and not seen here.
+///
+/// Every rule is either in the chain of *linear* rules, tried one after the other, or among the candidates of one *filter*: the filter
+/// finds those that its selector does not rule out. The walk takes the lowest position of all these, so that the order is the list's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct ListEntry {
+    /// First entry in `RULES`, and in `SELECTORS`. A rule's *position* is counted from here.
+    pub first: u32,
+    /// How many rules the list has.
+    pub count: u32,
+    /// Position of the first linear rule; `count` where there is none.
+    pub linear: u32,
+    /// How many of `filter` are in use.
+    pub filters: u32,
+    /// The filters.
+    pub filter: [Filter; MAX_FILTERS],
+}
+
+/// The most filters of one list.
+pub const MAX_FILTERS: usize = 4;
+
+/// One selector of many rules, turned into a look-up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Filter {
+    /// One of `FILTER_*`: what is looked up.
+    pub by: u32,
+    /// With [`FILTER_MARK`], the bits of the mark that are looked up.
+    pub mask: u32,
+    /// What is looked up in. The value is a rule's position, or [`CANDIDATES`] and the first entry in `CHAINS` of several.
+    pub tree: Tree,
+}
+
+/// The source address.
+pub const FILTER_FROM: u32 = 1;
+/// The destination address.
+pub const FILTER_TO: u32 = 2;
+/// The mark, as the `[[mark]]` statements leave it.
+pub const FILTER_MARK: u32 = 3;
+/// The source port.
+pub const FILTER_SPORT: u32 = 4;
+/// The destination port.
+pub const FILTER_DPORT: u32 = 5;
+
+/// In the value of a filter: the rest is an index in `CHAINS`, where positions follow in ascending order up to [`NO_POSITION`].
+pub const CANDIDATES: u32 = 1 << 30;
+/// No rule: the end of a chain.
+pub const NO_POSITION: u32 = u32::MAX;
+
+/// An entry of `RULES`: what a rule does.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct RuleEntry {
-    /// `RULE_*` bits: which selectors count. Of one that does not, the mask (mark, from, to, ports, flow) is 0: the program looks
-    /// at the mask alone.
+    /// `RULE_*` bits.
     pub flags: u32,
     /// One of `ACT_*`.
-    pub action: u32,
-    /// The table of `ACT_TABLE`; the index within this list of `ACT_GOTO`, larger than the rule's own.
-    pub target: u32,
+    pub action: u16,
     /// Suppress a route whose prefix is at most this long; -1 is none.
-    pub suppress_prefixlength: i32,
+    pub suppress_prefixlength: i16,
+    /// The entry of `TABLES` of `ACT_TABLE`; the position that `ACT_GOTO` goes on at, behind the rule's own.
+    pub target: u32,
     /// Suppress a route whose device is of this interface group; [`NO_GROUP`] is none.
     pub suppress_ifgroup: u32,
+    /// Position of the next linear rule behind this one; the list's `count` where there is none.
+    pub next: u32,
+    /// Position of the first linear rule at `target` or behind it, with `ACT_GOTO`.
+    pub target_linear: u32,
+    /// Index in `RULE_COUNTERS`.
+    pub counter: u32,
+    /// The value within `Config::mark_bits` that makes the stack take this table at once; 0 where it has none.
+    pub mark_class: u32,
+}
+
+/// An entry of `SELECTORS`, beside its rule's in `RULES`; read where [`RULE_SELECTS`] says so. What does not count has the mask 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Selectors {
+    /// `SELECT_*` bits: which of ports and protocol count.
+    pub flags: u32,
     /// `(mark ^ value) & mask == 0`.
     pub mark: u32,
     /// See `mark`.
@@ -126,86 +212,66 @@ pub struct RuleEntry {
     /// See `flow`.
     pub flow_mask: u32,
     /// IP protocol.
-    pub ipproto: u8,
-    /// Padding.
-    pub pad: [u8; 3],
-    /// Index in `RULE_COUNTERS`.
-    pub counter: u32,
-    /// The value within `Config::mark_bits` that makes the stack take this table at once; 0 where it has none.
-    pub mark_class: u32,
+    pub ipproto: u32,
 }
+
+/// `ports` counts.
+pub const SELECT_PORTS: u32 = 1 << 0;
+/// `sport` counts.
+pub const SELECT_SPORT: u32 = 1 << 1;
+/// `dport` counts.
+pub const SELECT_DPORT: u32 = 1 << 2;
+/// `ipproto` counts.
+pub const SELECT_IPPROTO: u32 = 1 << 3;
 
 /// `not`: the conjunction is inverted.
 pub const RULE_NOT: u32 = 1 << 0;
-/// `mark` counts.
-pub const RULE_MARK: u32 = 1 << 1;
-/// `from` counts.
-pub const RULE_FROM: u32 = 1 << 2;
-/// `to` counts.
-pub const RULE_TO: u32 = 1 << 3;
-/// `ipproto` counts.
-pub const RULE_IPPROTO: u32 = 1 << 4;
-/// `sport` counts.
-pub const RULE_SPORT: u32 = 1 << 5;
-/// `dport` counts.
-pub const RULE_DPORT: u32 = 1 << 6;
-/// `flow` counts.
-pub const RULE_FLOW: u32 = 1 << 7;
+/// There are selectors to look at in `SELECTORS`; without it the rule matches (or its filter has proven that it does).
+pub const RULE_SELECTS: u32 = 1 << 1;
 /// It looks at something unseen here: a packet that all other selectors leave open is the stack's.
-pub const RULE_UNSEEN: u32 = 1 << 8;
+pub const RULE_UNSEEN: u32 = 1 << 2;
 /// It has decided otherwise than the kernel: what it decides is the stack's.
-pub const RULE_FALLBACK: u32 = 1 << 31;
-/// `ports` counts.
-pub const RULE_PORTS: u32 = 1 << 9;
+pub const RULE_FALLBACK: u32 = 1 << 3;
 
 /// [`RuleEntry::suppress_ifgroup`] of a rule that suppresses no group (-1, as the kernel keeps it).
 pub const NO_GROUP: u32 = u32::MAX;
 
-/// Both ports in one word, as [`RuleEntry::ports`] compares them: the source port in the upper half.
+/// Both ports in one word, as [`Selectors::ports`] compares them: the source port in the upper half.
 #[inline(always)]
 pub fn ports(sport: u16, dport: u16) -> u32 {
     (sport as u32) << 16 | dport as u32
 }
 
 /// Look the destination up in `target`.
-pub const ACT_TABLE: u32 = 1;
+pub const ACT_TABLE: u16 = 1;
 /// Go on at `target`.
-pub const ACT_GOTO: u32 = 2;
+pub const ACT_GOTO: u16 = 2;
 /// Go on with the next rule.
-pub const ACT_NOP: u32 = 3;
+pub const ACT_NOP: u16 = 3;
 /// Verdict blackhole.
-pub const ACT_BLACKHOLE: u32 = 4;
+pub const ACT_BLACKHOLE: u16 = 4;
 /// Verdict unreachable (the kernel answers ENETUNREACH).
-pub const ACT_UNREACHABLE: u32 = 5;
+pub const ACT_UNREACHABLE: u16 = 5;
 /// Verdict prohibit.
-pub const ACT_PROHIBIT: u32 = 6;
+pub const ACT_PROHIBIT: u16 = 6;
 /// The stack's alone.
-pub const ACT_UNSEEN: u32 = 7;
+pub const ACT_UNSEEN: u16 = 7;
 
-/// Key data of `ROUTES4`: prefix length = 32 + that of the route.
+/// An entry of `TABLES`: a routing table of one family.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
-pub struct RouteKey4 {
-    /// Table number, big endian, so that it comes whole before the address.
-    pub table: [u8; 4],
-    /// Address, wire order.
-    pub addr: [u8; 4],
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct TableEntry {
+    /// Its number.
+    pub id: u32,
+    /// Destination to entry of `ROUTES`: the longest prefix.
+    pub routes: Tree,
+    /// Padding.
+    pub pad: u32,
 }
 
-/// Key data of `ROUTES6`: prefix length = 32 + that of the route.
+/// An entry of `ROUTES`: what the longest prefix says. Of several routes to a prefix only the one that the kernel takes is there.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
-pub struct RouteKey6 {
-    /// Table number, big endian.
-    pub table: [u8; 4],
-    /// Address, wire order.
-    pub addr: [u8; 16],
-}
-
-/// What the longest prefix of a table says. Of several routes to a prefix only the one that the kernel takes is there.
-/// Host-local, broadcast, anycast and multicast routes are not in it but in `ADDRS4`, `ADDRS6`, which are looked at first.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct RouteEntry {
     /// One of `ROUTE_*`.
     pub kind: u8,
@@ -217,6 +283,10 @@ pub struct RouteEntry {
     pub reason: u8,
     /// Outgoing interface index.
     pub oif: u32,
+    /// Its entry in `LINKS`.
+    pub egress: u32,
+    /// The gateway's entry in `GATEWAYS`.
+    pub gateway: u32,
     /// Interface group of the outgoing interface.
     pub group: u32,
     /// The route's own MTU; 0: the device's counts.
@@ -226,6 +296,8 @@ pub struct RouteEntry {
     pub expires: u32,
     /// Gateway, of `via_family`.
     pub via: AddrWords,
+    /// Padding.
+    pub pad: u32,
 }
 
 /// Send to `via` by `oif`.
@@ -241,17 +313,6 @@ pub const ROUTE_THROW: u8 = 5;
 /// The stack's alone, for `reason`.
 pub const ROUTE_UNSEEN: u8 = 6;
 
-/// Value of `ADDRS4`, `ADDRS6` (LPM tries over addresses, all tables together). The compiler ORs into an entry what its
-/// covering prefixes say, so that the longest match says all.
-pub type AddrFlags = u32;
-/// Some table has a local, broadcast, anycast or multicast route here: as a destination it is the stack's, and so is a
-/// packet with such a source (`fib_validate_source`).
-pub const ADDR_SPECIAL: AddrFlags = 1 << 0;
-/// On the link of one of this host's interfaces: a hairpin from here may draw an ICMP redirect.
-pub const ADDR_ONLINK: AddrFlags = 1 << 1;
-/// The stack has learned a gateway or a path MTU for this one destination: it is the stack's.
-pub const ADDR_EXCEPTION: AddrFlags = 1 << 2;
-
 /// Key of `NEIGHBOURS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
@@ -264,60 +325,36 @@ pub struct NeighbourKey {
     pub addr: AddrWords,
 }
 
-/// Value of `NEIGHBOURS`. Only usable neighbours are in the map.
+/// Value of `NEIGHBOURS`, and an entry of `GATEWAYS`: a neighbour that routes name. Eight bytes, written in one piece.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct NeighbourEntry {
     /// Hardware address.
     pub mac: [u8; 6],
-    /// Padding.
-    pub pad: [u8; 2],
+    /// 1: it may be used. Only such neighbours are in `NEIGHBOURS`.
+    pub usable: u16,
 }
 
 /// An entry of `MARKS`, in order: one alternative of a `[[mark]]`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct MarkEntry {
-    /// `RULE_*` bits, as in [`RuleEntry`]; `RULE_MARK` here is about the mark as the statements before left it.
-    pub flags: u32,
     /// 4 or 6.
     pub family: u32,
     /// Ingress interface index; 0 is any.
     pub iif: u32,
     /// Number of the `[[mark]]`: of those with equal numbers the first that matches counts.
     pub statement: u32,
-    /// Selector.
-    pub mark: u32,
-    /// Selector.
-    pub mark_mask: u32,
     /// Bits to set.
     pub set_value: u32,
     /// Bits to replace.
     pub set_mask: u32,
-    /// Selector, see [`RuleEntry`].
-    pub from: AddrWords,
-    /// Selector.
-    pub from_mask: AddrWords,
-    /// Selector.
-    pub to: AddrWords,
-    /// Selector.
-    pub to_mask: AddrWords,
-    /// Selector.
-    pub ports: u32,
-    /// Selector.
-    pub ports_mask: u32,
-    /// Selector.
-    pub sport: [u16; 2],
-    /// Selector.
-    pub dport: [u16; 2],
-    /// Selector.
-    pub flow: u32,
-    /// Selector.
-    pub flow_mask: u32,
-    /// Selector.
-    pub ipproto: u8,
-    /// Padding.
-    pub pad: [u8; 3],
+    /// [`FILTER_FROM`] or [`FILTER_TO`]: only what is in `members` by this address; 0: whatever the address.
+    pub by: u32,
+    /// See `by`: any value but [`crate::interval::NOTHING`] is a member.
+    pub members: Tree,
+    /// What else it looks at; the mark is the one that the statements before left.
+    pub selectors: Selectors,
 }
 
 /// The most `[[mark]]` alternatives that the program follows.
@@ -422,9 +459,10 @@ mod user {
     pod!(
         Config,
         LinkEntry,
+        ListEntry,
         RuleEntry,
-        RouteKey4,
-        RouteKey6,
+        Selectors,
+        TableEntry,
         RouteEntry,
         NeighbourKey,
         NeighbourEntry,
@@ -447,15 +485,16 @@ mod tests {
 
     #[test]
     fn sizes_are_the_abi() {
-        assert_eq!(size_of::<Config>(), 36);
-        assert_eq!(size_of::<LinkEntry>(), 36);
-        assert_eq!(size_of::<RuleEntry>(), 128);
-        assert_eq!(size_of::<RouteKey4>(), 8);
-        assert_eq!(size_of::<RouteKey6>(), 20);
-        assert_eq!(size_of::<RouteEntry>(), 36);
+        assert_eq!(size_of::<Config>(), 68);
+        assert_eq!(size_of::<LinkEntry>(), 40);
+        assert_eq!(size_of::<ListEntry>(), 80);
+        assert_eq!(size_of::<RuleEntry>(), 32);
+        assert_eq!(size_of::<Selectors>(), 104);
+        assert_eq!(size_of::<TableEntry>(), 16);
+        assert_eq!(size_of::<RouteEntry>(), 48);
         assert_eq!(size_of::<NeighbourKey>(), 24);
         assert_eq!(size_of::<NeighbourEntry>(), 8);
-        assert_eq!(size_of::<MarkEntry>(), 124);
+        assert_eq!(size_of::<MarkEntry>(), 136);
         assert_eq!(size_of::<Counter>(), 64);
         assert_eq!(size_of::<PassCounter>(), 16);
         assert_eq!(size_of::<Decision>(), 36);

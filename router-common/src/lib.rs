@@ -12,3 +12,4 @@ pub mod layout;
 pub mod packet;
 pub mod parse;
 pub mod verdict;
+pub mod walk;

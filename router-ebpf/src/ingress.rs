@@ -1,12 +1,13 @@
 //! The way of a packet: may the program decide at all, read the headers, decide.
 
-use crate::maps::{CONFIG, LEASE, Maps, STATES, link};
+use crate::maps::{CONFIG, LEASE, Maps, STATES};
 use crate::skb::{ETHERNET_HEADER, Skb};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use router_common::classify::{self, Outcome, Walk};
+use router_common::classify::{self, Outcome, Tables};
 use router_common::layout::{ABI_VERSION, LINK_ETHERNET, MAY_PASS};
 use router_common::parse::parse;
 use router_common::verdict::PassReason;
+use router_common::walk::{Lists, Walk};
 
 /// A packet, and what is to be done with it.
 ///
@@ -15,6 +16,8 @@ use router_common::verdict::PassReason;
 #[repr(C)]
 pub struct State {
     pub walk: Walk,
+    /// Room for the walk back to the source.
+    back: Walk,
     pub outcome: Outcome,
     /// 1: the frame has an Ethernet header.
     pub ethernet: u32,
@@ -42,7 +45,6 @@ impl State {
             return None;
         }
         state.busy = 1;
-        state.walk = Walk::new();
         state.walk.packet.len = skb.len();
         state.mark = skb.mark();
         state.outcome = Outcome::pass(PassReason::Resync, state.mark);
@@ -82,7 +84,9 @@ fn try_decide<const PROBE: bool>(skb: &Skb, state: &mut State) -> Result<(), Pas
     if config.active == 0 || config.abi != ABI_VERSION {
         return Err(PassReason::Resync);
     }
-    let ingress = link(skb.ifindex()).ok_or(PassReason::UnknownInterface)?;
+    let maps = Maps { skb };
+    // NOTHING is no entry.
+    let ingress = maps.link(maps.find32(config.links, skb.ifindex())).ok_or(PassReason::UnknownInterface)?;
     if ingress.may == MAY_PASS {
         return Err(PassReason::InterfacePass);
     }
@@ -92,6 +96,7 @@ fn try_decide<const PROBE: bool>(skb: &Skb, state: &mut State) -> Result<(), Pas
     state.keep_priority = config.keep_priority;
     state.sample = config.sample;
     state.generation = config.generation;
-    classify::decide(&Maps { skb }, config, ingress, &mut state.walk, &mut state.outcome);
+    let State { walk, back, outcome, .. } = state;
+    classify::decide(&maps, config, ingress, walk, back, outcome);
     Ok(())
 }

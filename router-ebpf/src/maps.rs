@@ -4,39 +4,51 @@
 
 use crate::ingress::State;
 use crate::skb::Skb;
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use core::ffi::c_void;
 use core::ptr;
-use router_common::classify::{Lists, Tables, Walk, mark_step, rule_step};
+use router_common::classify::Tables;
+use router_common::interval::{self, Line, Lines, Tree};
 use router_common::layout::*;
 use router_common::packet::IPV4;
+use router_common::walk::{Lists, Walk, filter_step, mark_step, rule_step};
+
+/// Written by the loader through a mapping of its memory.
+const MMAPABLE: u32 = BPF_F_MMAPABLE;
 
 #[map]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
 pub static LEASE: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
-static LINKS: HashMap<u32, LinkEntry> = HashMap::with_max_entries(1, 0);
+static LINKS: Array<LinkEntry> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static RULES: Array<RuleEntry> = Array::with_max_entries(1, 0);
+static LISTS: Array<ListEntry> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static ROUTES4: LpmTrie<RouteKey4, RouteEntry> = LpmTrie::with_max_entries(1, BPF_F_NO_PREALLOC);
+static RULES: Array<RuleEntry> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static ROUTES6: LpmTrie<RouteKey6, RouteEntry> = LpmTrie::with_max_entries(1, BPF_F_NO_PREALLOC);
+static SELECTORS: Array<Selectors> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static ADDRS4: LpmTrie<u32, AddrFlags> = LpmTrie::with_max_entries(1, BPF_F_NO_PREALLOC);
+static CHAINS: Array<u32> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-static ADDRS6: LpmTrie<AddrWords, AddrFlags> = LpmTrie::with_max_entries(1, BPF_F_NO_PREALLOC);
+static TABLES: Array<TableEntry> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static ROUTES: Array<RouteEntry> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static GATEWAYS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+/// The lines of all interval trees.
+#[map]
+static LINES: Array<Line> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static NEIGHBOURS: HashMap<NeighbourKey, NeighbourEntry> = HashMap::with_max_entries(1, 0);
 #[map]
-static MARKS: Array<MarkEntry> = Array::with_max_entries(MAX_MARKS, 0);
+static MARKS: Array<MarkEntry> = Array::with_max_entries(MAX_MARKS, MMAPABLE);
 #[map]
-static MARKS_IN_USE: Array<u32> = Array::with_max_entries(MAX_MARKS_IN_USE, 0);
+static MARKS_IN_USE: Array<u32> = Array::with_max_entries(MAX_MARKS_IN_USE, MMAPABLE);
 #[map]
 pub static RULE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -53,35 +65,66 @@ pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_BYTES, 0);
 #[map]
 pub static SAMPLES_DROPPED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// The maps that the loops look at.
+/// The maps that the steps of a walk look at.
 pub struct MapLists;
 
+impl Lines for MapLists {
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        LINES.get(index)
+    }
+}
+
 impl Lists for MapLists {
+    #[inline(always)]
+    fn list(&self, index: u32) -> Option<&ListEntry> {
+        LISTS.get(index)
+    }
+
     #[inline(always)]
     fn rule(&self, index: u32) -> Option<&RuleEntry> {
         RULES.get(index)
     }
 
     #[inline(always)]
-    fn route(&self, family: u32, table: u32, addr: &AddrWords) -> Option<&RouteEntry> {
-        if family == IPV4 {
-            let key = RouteKey4 { table: table.to_be_bytes(), addr: addr[0].to_ne_bytes() };
-            ROUTES4.get(Key::new(64, key))
-        } else {
-            let key = RouteKey6 { table: table.to_be_bytes(), addr: bytes(addr) };
-            ROUTES6.get(Key::new(160, key))
-        }
+    fn selectors(&self, index: u32) -> Option<&Selectors> {
+        SELECTORS.get(index)
+    }
+
+    #[inline(always)]
+    fn chain(&self, index: u32) -> Option<&u32> {
+        CHAINS.get(index)
+    }
+
+    #[inline(always)]
+    fn table(&self, index: u32) -> Option<&TableEntry> {
+        TABLES.get(index)
+    }
+
+    #[inline(always)]
+    fn route(&self, index: u32) -> Option<&RouteEntry> {
+        ROUTES.get(index)
+    }
+
+    #[inline(always)]
+    fn mark_entry(&self, index: u32) -> Option<&MarkEntry> {
+        MARKS.get(index)
+    }
+
+    #[inline(always)]
+    fn find32(&self, tree: Tree, key: u32) -> u32 {
+        interval::find32(self, tree, key)
+    }
+
+    #[inline(always)]
+    fn find128(&self, tree: Tree, key: &[u32; 4]) -> u32 {
+        interval::find128(self, tree, key)
     }
 
     #[inline(always)]
     fn seconds(&self) -> u32 {
         // SAFETY: a plain clock.
         (unsafe { bpf_ktime_get_ns() } / 1_000_000_000) as u32
-    }
-
-    #[inline(always)]
-    fn mark_entry(&self, index: u32) -> Option<&MarkEntry> {
-        MARKS.get(index)
     }
 }
 
@@ -90,16 +133,43 @@ pub struct Maps<'a> {
     pub skb: &'a Skb,
 }
 
+/// Hands the look-ups of [`Lists`] on to [`MapLists`].
+macro_rules! lists {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $result:ty;)*) => {
+        impl Lists for Maps<'_> {
+            $(#[inline(always)] fn $name(&self $(, $argument: $kind)*) -> $result { LISTS_OF_MAPS.$name($($argument),*) })*
+        }
+    };
+}
+
+static LISTS_OF_MAPS: MapLists = MapLists;
+
+lists! {
+    list(index: u32) -> Option<&ListEntry>;
+    rule(index: u32) -> Option<&RuleEntry>;
+    selectors(index: u32) -> Option<&Selectors>;
+    chain(index: u32) -> Option<&u32>;
+    table(index: u32) -> Option<&TableEntry>;
+    route(index: u32) -> Option<&RouteEntry>;
+    mark_entry(index: u32) -> Option<&MarkEntry>;
+    find32(tree: Tree, key: u32) -> u32;
+    find128(tree: Tree, key: &[u32; 4]) -> u32;
+    seconds() -> u32;
+}
+
 impl Tables for Maps<'_> {
     #[inline(always)]
-    fn addr_flags(&self, family: u32, addr: &AddrWords) -> AddrFlags {
-        let flags = if family == IPV4 { ADDRS4.get(Key::new(32, addr[0])) } else { ADDRS6.get(Key::new(128, *addr)) };
-        flags.copied().unwrap_or(0)
+    fn link(&self, index: u32) -> Option<&LinkEntry> {
+        LINKS.get(index)
     }
 
     #[inline(always)]
-    fn link(&self, ifindex: u32) -> Option<&LinkEntry> {
-        link(ifindex)
+    fn gateway(&self, index: u32) -> Option<NeighbourEntry> {
+        let entry = GATEWAYS.get_ptr(index)?;
+        // SAFETY: a word of an array map, which the loader writes whole: its address and whether it may be used belong together.
+        let word = unsafe { entry.read_volatile() }.to_ne_bytes();
+        let [a, b, c, d, e, f, usable @ ..] = word;
+        Some(NeighbourEntry { mac: [a, b, c, d, e, f], usable: u16::from_ne_bytes(usable) })
     }
 
     #[inline(always)]
@@ -121,20 +191,30 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn rewrite_mark(&self, walk: &mut Walk, times: u32) {
-        repeat(times, mark_callback, walk);
+        if walk.packet.family == IPV4 {
+            repeat(times, mark_callback::<true>, walk);
+        } else {
+            repeat(times, mark_callback::<false>, walk);
+        }
+    }
+
+    #[inline(always)]
+    fn look_up_filters(&self, walk: &mut Walk, times: u32) {
+        if walk.packet.family == IPV4 {
+            repeat(times, filter_callback::<true>, walk);
+        } else {
+            repeat(times, filter_callback::<false>, walk);
+        }
     }
 
     #[inline(always)]
     fn walk_rules(&self, walk: &mut Walk, times: u32) {
-        repeat(times, rule_callback, walk);
+        if walk.packet.family == IPV4 {
+            repeat(times, rule_callback::<true>, walk);
+        } else {
+            repeat(times, rule_callback::<false>, walk);
+        }
     }
-}
-
-/// What is known of an interface.
-#[inline(always)]
-pub fn link(ifindex: u32) -> Option<&'static LinkEntry> {
-    // SAFETY: links change only while the program is suspended.
-    unsafe { LINKS.get(ifindex) }
 }
 
 /// `bpf_loop` (5.17): the verifier looks at the callback, not at the number of rounds. It hands on pointers into the stack
@@ -146,18 +226,17 @@ fn repeat(times: u32, callback: unsafe extern "C" fn(u64, *mut *mut Walk) -> i64
     unsafe { bpf_loop(times, callback as *mut c_void, (&raw mut walk).cast(), 0) };
 }
 
-unsafe extern "C" fn rule_callback(_round: u64, walk: *mut *mut Walk) -> i64 {
+unsafe extern "C" fn rule_callback<const V4: bool>(_round: u64, walk: *mut *mut Walk) -> i64 {
     // SAFETY: `repeat` passes a pointer to a Walk.
-    i64::from(!rule_step(&MapLists, unsafe { &mut **walk }))
+    i64::from(!rule_step::<V4>(&MapLists, unsafe { &mut **walk }))
 }
 
-unsafe extern "C" fn mark_callback(_round: u64, walk: *mut *mut Walk) -> i64 {
+unsafe extern "C" fn filter_callback<const V4: bool>(_round: u64, walk: *mut *mut Walk) -> i64 {
     // SAFETY: `repeat` passes a pointer to a Walk.
-    i64::from(!mark_step(&MapLists, unsafe { &mut **walk }))
+    i64::from(!filter_step::<V4>(&MapLists, unsafe { &mut **walk }))
 }
 
-#[inline(always)]
-fn bytes(addr: &AddrWords) -> [u8; 16] {
-    // SAFETY: four words are sixteen bytes.
-    unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(*addr) }
+unsafe extern "C" fn mark_callback<const V4: bool>(_round: u64, walk: *mut *mut Walk) -> i64 {
+    // SAFETY: `repeat` passes a pointer to a Walk.
+    i64::from(!mark_step::<V4>(&MapLists, unsafe { &mut **walk }))
 }

@@ -122,6 +122,11 @@ fn begin<K: Key>(segments: &mut Vec<Segment<K>>, first: K, value: u32) {
     }
 }
 
+/// Appends a tree of single keys of 32 bits, each with a value, to `lines`.
+pub fn points32(lines: &mut Vec<Line>, points: impl Iterator<Item = (u32, u32)>) -> Result<Tree, Error> {
+    tree32(lines, &flatten(points.map(|(key, value)| Range { first: key, last: key, value }).collect()))
+}
+
 /// Appends a tree over keys of 32 bits to `lines`. What fails leaves lines behind that nothing points to.
 pub fn tree32(lines: &mut Vec<Line>, segments: &[Segment<u32>]) -> Result<Tree, Error> {
     check(segments)?;

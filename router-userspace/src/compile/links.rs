@@ -1,14 +1,16 @@
 //! Interfaces, neighbours and marks.
 
 use super::below::reads_mark;
-use super::selectors::{PortWords, flow_words};
+use super::selectors::{flow_words, select_ports};
 use super::words;
 use crate::model::{Family, Host, Link, MarkRule, Neighbour};
 use router_common::layout::{
-    LINK_EGRESS, LINK_ETHERNET, LINK_FORWARDS4, LINK_FORWARDS6, LINK_READS_MARK, LINK_REDIRECTS4, LinkEntry, MarkEntry,
-    NeighbourEntry, NeighbourKey, RULE_FLOW, RULE_FROM, RULE_IPPROTO, RULE_MARK, RULE_TO,
+    LINK_EGRESS, LINK_ETHERNET, LINK_FORWARDS4, LINK_FORWARDS6, LINK_READS_MARK, LINK_REDIRECTS4, LINK_SRC_VALID_MARK,
+    LinkEntry, MarkEntry, NeighbourEntry, NeighbourKey, SELECT_IPPROTO,
 };
 
+/// No entry of `LISTS`.
+const NO_LIST: u32 = u32::MAX;
 /// ARPHRD_ETHER.
 const ARPHRD_ETHER: u16 = 1;
 /// ARPHRD_NONE.
@@ -18,7 +20,13 @@ const MAX_MTU: u32 = 0xffff;
 
 /// Everything about an interface but its rules and what may be done there.
 pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
-    let mut entry: LinkEntry = bytemuck::Zeroable::zeroed();
+    let mut entry = LinkEntry {
+        index: link.index,
+        list4: NO_LIST,
+        list6: NO_LIST,
+        back: NO_LIST,
+        ..bytemuck::Zeroable::zeroed()
+    };
     let ethernet = link.arphrd == ARPHRD_ETHER;
     if ethernet && let Some(mac) = link.mac {
         entry.flags |= LINK_ETHERNET;
@@ -36,6 +44,9 @@ pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
     }
     if host.send_redirects(link) {
         entry.flags |= LINK_REDIRECTS4;
+    }
+    if link.v4.src_valid_mark || host.settings.all_v4.src_valid_mark {
+        entry.flags |= LINK_SRC_VALID_MARK;
     }
     if reads_mark(host, link) {
         entry.flags |= LINK_READS_MARK;
@@ -67,7 +78,7 @@ fn can_transmit(link: &Link) -> bool {
 /// Key and value of a neighbour; None where it must not be used.
 pub fn neighbour(neighbour: &Neighbour) -> Option<(NeighbourKey, NeighbourEntry)> {
     let mac = neighbour.mac.filter(|_| neighbour.state.is_usable())?;
-    Some((neighbour_key(neighbour.index, neighbour.addr), NeighbourEntry { mac, pad: [0; 2] }))
+    Some((neighbour_key(neighbour.index, neighbour.addr), NeighbourEntry { mac, usable: 1 }))
 }
 
 /// The key of a neighbour.
@@ -89,30 +100,20 @@ pub(super) fn mark(host: &Host, mark: &MarkRule) -> Option<MarkEntry> {
     entry.statement = mark.statement;
     entry.set_value = mark.value;
     entry.set_mask = mark.mask;
-    if let Some((value, mask)) = selectors.fwmark {
-        entry.flags |= RULE_MARK;
-        entry.mark = value;
-        entry.mark_mask = mask;
-    }
+    let words = &mut entry.selectors;
+    (words.mark, words.mark_mask) = selectors.fwmark.unwrap_or((0, 0));
     if let Some(net) = selectors.from {
-        entry.flags |= RULE_FROM;
-        (entry.from, entry.from_mask) = words::prefix(net);
+        (words.from, words.from_mask) = words::prefix(net);
     }
     if let Some(net) = selectors.to {
-        entry.flags |= RULE_TO;
-        (entry.to, entry.to_mask) = words::prefix(net);
+        (words.to, words.to_mask) = words::prefix(net);
     }
     if let Some(proto) = selectors.ipproto {
-        entry.flags |= RULE_IPPROTO;
-        entry.ipproto = proto;
+        words.flags |= SELECT_IPPROTO;
+        words.ipproto = u32::from(proto);
     }
-    let PortWords { flags, ports, ports_mask, sport, dport } = PortWords::new(selectors.sport, selectors.dport);
-    entry.flags |= flags;
-    (entry.ports, entry.ports_mask, entry.sport, entry.dport) = (ports, ports_mask, sport, dport);
+    select_ports(words, selectors.sport, selectors.dport);
     let class = selectors.dscp.map(|(value, mask)| (value << 2, mask << 2));
-    (entry.flow, entry.flow_mask) = flow_words(class, selectors.flowlabel);
-    if entry.flow_mask != 0 {
-        entry.flags |= RULE_FLOW;
-    }
+    (words.flow, words.flow_mask) = flow_words(class, selectors.flowlabel);
     Some(entry)
 }

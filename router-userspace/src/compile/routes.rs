@@ -1,13 +1,16 @@
 //! Routes: for each prefix of each table the one route that the kernel takes, or the reason to leave it to the stack.
 
+use super::interval::{self, Range, flatten, tree32, tree128};
 use super::{Generation, links, words};
 use crate::model::{Family, Host, NextHop, Route, RouteKind};
+use ipnet::IpNet;
+use router_common::interval::{Line, Tree};
 use router_common::layout::{
-    ADDR_EXCEPTION, ADDR_ONLINK, ADDR_SPECIAL, AddrFlags, ROUTE_BLACKHOLE, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST,
-    ROUTE_UNREACHABLE, ROUTE_UNSEEN, RouteEntry, RouteKey4, RouteKey6,
+    NeighbourKey, ROUTE_BLACKHOLE, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE, ROUTE_UNSEEN,
+    RouteEntry, SOURCE_DOUBTFUL, SOURCE_ONLINK, TableEntry,
 };
 use router_common::verdict::PassReason;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// Whether the kernel delivers such a route's packets here, or floods them: never forwarded by the program.
@@ -18,54 +21,97 @@ fn is_special(kind: RouteKind) -> bool {
     )
 }
 
-/// Fills the tries; returns the tables that hold a route, for each family.
-pub(super) fn compile(host: &Host, generation: &mut Generation) -> [BTreeSet<u32>; 2] {
-    let mut groups: BTreeMap<(Family, u32, ipnet::IpNet), Vec<&Route>> = BTreeMap::new();
-    let mut addrs: BTreeMap<ipnet::IpNet, AddrFlags> = BTreeMap::new();
+/// Writes tables, routes, gateways and what is known of addresses; returns the entry in `TABLES` of each table that holds a route,
+/// for each family.
+pub(super) fn compile(host: &Host, generation: &mut Generation) -> Result<[BTreeMap<u32, u32>; 2], interval::Error> {
+    let mut groups: BTreeMap<(Family, u32, IpNet), Vec<&Route>> = BTreeMap::new();
+    let mut sources: BTreeMap<IpNet, u32> = BTreeMap::new();
     let own = OwnAddresses::new(host);
     for route in &host.routes {
-        if is_special(route.kind) {
-            *addrs.entry(route.dst.trunc()).or_default() |= ADDR_SPECIAL;
-            continue;
-        }
         let on_link = route.nexthops.iter().any(|hop| hop.dev != 0 && (hop.via.is_none() || own.is_gateway_of(hop)));
-        // Whatever the route's own scope is: a next hop without a gateway is on the link (`fib_check_nh_nongw`).
-        if route.kind == RouteKind::Unicast && on_link {
-            *addrs.entry(route.dst.trunc()).or_default() |= ADDR_ONLINK;
+        if is_special(route.kind) {
+            *sources.entry(route.dst.trunc()).or_default() |= SOURCE_DOUBTFUL;
+        } else if route.kind == RouteKind::Unicast && on_link {
+            // Whatever the route's own scope is: a next hop without a gateway is on the link (`fib_check_nh_nongw`).
+            *sources.entry(route.dst.trunc()).or_default() |= SOURCE_ONLINK;
         }
         groups.entry((route.family, route.table, route.dst.trunc())).or_default().push(route);
     }
-    for destination in &host.exceptions {
-        *addrs.entry((*destination).into()).or_default() |= ADDR_EXCEPTION;
-    }
-    let known = Known { host, own, shared: SharedObjects::new(host) };
-    let mut tables = [BTreeSet::new(), BTreeSet::new()];
+    generation.config.sources = ipv4_tree(&mut generation.lines, inherit(&sources))?;
+    write_exceptions(host, generation)?;
+
+    let places = host.links.keys().copied().zip(0..).collect();
+    let known = Known { host, own, shared: SharedObjects::new(host), places };
+    let mut entries = Entries::default();
+    let mut prefixes: BTreeMap<(Family, u32), Vec<(IpNet, u32)>> = BTreeMap::new();
     for ((family, table, dst), routes) in groups {
-        let Some(entry) = select(&known, family, routes) else { continue };
-        tables[usize::from(family == Family::Ipv6)].insert(table);
-        let prefix = 32 + u32::from(dst.prefix_len());
-        let table = table.to_be_bytes();
-        match dst.network() {
-            IpAddr::V4(addr) => {
-                generation.routes4.insert((prefix, RouteKey4 { table, addr: addr.octets() }), entry);
-            }
-            IpAddr::V6(addr) => {
-                generation.routes6.insert((prefix, RouteKey6 { table, addr: addr.octets() }), entry);
-            }
+        if let Some(entry) = select(&known, family, routes) {
+            let number = entries.add(entry, generation);
+            prefixes.entry((family, table)).or_default().push((dst, number));
         }
     }
-    for (net, flags) in inherit(&addrs) {
-        let prefix = u32::from(net.prefix_len());
-        match net.network() {
-            IpAddr::V4(addr) => generation.addrs4.insert((prefix, addr.octets()), flags),
-            IpAddr::V6(addr) => generation.addrs6.insert((prefix, addr.octets()), flags),
+    let mut tables = [BTreeMap::new(), BTreeMap::new()];
+    for ((family, id), prefixes) in prefixes {
+        let routes = match family {
+            Family::Ipv4 => ipv4_tree(&mut generation.lines, prefixes)?,
+            Family::Ipv6 => ipv6_tree(&mut generation.lines, prefixes)?,
         };
+        tables[usize::from(family == Family::Ipv6)].insert(id, generation.tables.len() as u32);
+        generation.tables.push(TableEntry { id, routes, pad: 0 });
     }
-    tables
+    Ok(tables)
+}
+
+/// Destinations for which the stack knows better.
+fn write_exceptions(host: &Host, generation: &mut Generation) -> Result<(), interval::Error> {
+    let of = |family| host.exceptions.iter().filter(move |addr| Family::of(**addr) == family).map(|addr| (IpNet::from(*addr), 0));
+    generation.config.exceptions4 = ipv4_tree(&mut generation.lines, of(Family::Ipv4))?;
+    generation.config.exceptions6 = ipv6_tree(&mut generation.lines, of(Family::Ipv6))?;
+    Ok(())
+}
+
+fn ipv4_tree(lines: &mut Vec<Line>, prefixes: impl IntoIterator<Item = (IpNet, u32)>) -> Result<Tree, interval::Error> {
+    let ranges = prefixes.into_iter().filter_map(|(net, value)| match net.network() {
+        IpAddr::V4(addr) => Some(Range::prefix4(addr, net.prefix_len(), value)),
+        IpAddr::V6(_) => None,
+    });
+    tree32(lines, &flatten(ranges.collect()))
+}
+
+fn ipv6_tree(lines: &mut Vec<Line>, prefixes: impl IntoIterator<Item = (IpNet, u32)>) -> Result<Tree, interval::Error> {
+    let ranges = prefixes.into_iter().filter_map(|(net, value)| match net.network() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(addr) => Some(Range::prefix6(addr, net.prefix_len(), value)),
+    });
+    tree128(lines, &flatten(ranges.collect()))
+}
+
+/// The entries of `ROUTES` and `GATEWAYS`, each once.
+#[derive(Default)]
+struct Entries {
+    routes: HashMap<RouteEntry, u32>,
+    gateways: HashMap<NeighbourKey, u32>,
+}
+
+impl Entries {
+    /// The number of a route's entry.
+    fn add(&mut self, mut entry: RouteEntry, generation: &mut Generation) -> u32 {
+        if entry.via_family != 0 {
+            let key = NeighbourKey { ifindex: entry.oif, family: entry.via_family.into(), addr: entry.via };
+            entry.gateway = *self.gateways.entry(key).or_insert_with(|| {
+                generation.gateways.push(key);
+                generation.gateways.len() as u32 - 1
+            });
+        }
+        *self.routes.entry(entry).or_insert_with(|| {
+            generation.routes.push(entry);
+            generation.routes.len() as u32 - 1
+        })
+    }
 }
 
 /// The IPv4 prefixes that this host delivers to itself.
-struct OwnAddresses(Vec<ipnet::IpNet>);
+struct OwnAddresses(Vec<IpNet>);
 
 impl OwnAddresses {
     fn new(host: &Host) -> Self {
@@ -112,14 +158,16 @@ struct Known<'a> {
     host: &'a Host,
     own: OwnAddresses,
     shared: SharedObjects,
+    /// The entry in `LINKS` of each interface.
+    places: BTreeMap<u32, u32>,
 }
 
 /// Gives every prefix what its covering prefixes say.
-fn inherit(addrs: &BTreeMap<ipnet::IpNet, AddrFlags>) -> BTreeMap<ipnet::IpNet, AddrFlags> {
+fn inherit(addrs: &BTreeMap<IpNet, u32>) -> BTreeMap<IpNet, u32> {
     addrs
         .iter()
         .map(|(net, own)| {
-            let covering = std::iter::successors(net.supernet(), ipnet::IpNet::supernet);
+            let covering = std::iter::successors(net.supernet(), IpNet::supernet);
             let flags = covering.fold(*own, |flags, wider| flags | addrs.get(&wider).copied().unwrap_or(0));
             (*net, flags)
         })
@@ -162,6 +210,7 @@ fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<
         RouteKind::Unreachable => ROUTE_UNREACHABLE,
         RouteKind::Prohibit => ROUTE_PROHIBIT,
         RouteKind::Throw => ROUTE_THROW,
+        _ if is_special(route.kind) => return unseen(route, PassReason::LocalDestination),
         _ => return unseen(route, PassReason::RouteKind),
     };
     if rival || route.nexthops.len() > 1 {
@@ -184,6 +233,7 @@ fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<
         return unseen(route, PassReason::EgressInterface);
     };
     entry.oif = hop.dev;
+    entry.egress = known.places.get(&hop.dev).copied().unwrap_or(u32::MAX);
     entry.group = link.group;
     entry.mtu = route.mtu.map_or(0, |mtu| match family {
         // `ip_dst_mtu_maybe_forward`.
@@ -200,5 +250,11 @@ fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<
 }
 
 fn entry_of(kind: u8, route: &Route) -> RouteEntry {
-    RouteEntry { kind, prefix_len: route.dst.prefix_len(), ..bytemuck::Zeroable::zeroed() }
+    RouteEntry {
+        kind,
+        prefix_len: route.dst.prefix_len(),
+        egress: u32::MAX,
+        gateway: u32::MAX,
+        ..bytemuck::Zeroable::zeroed()
+    }
 }

@@ -8,58 +8,44 @@ use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use router_common::layout::MAX_RULES;
 use std::collections::BTreeMap;
 
-/// How much the maps hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// Interfaces.
-    pub links: u32,
-    /// Rules of all lists together.
-    pub rules: u32,
-    /// IPv4 routes.
-    pub routes4: u32,
-    /// IPv6 routes.
-    pub routes6: u32,
-    /// IPv4 addresses and prefixes.
-    pub addrs4: u32,
-    /// IPv6 addresses and prefixes.
-    pub addrs6: u32,
-    /// Neighbours of both families.
-    pub neighbours: u32,
-    /// Counters.
-    pub counters: u32,
-}
+/// How much the maps hold: entries of each that grows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capacity(BTreeMap<&'static str, u32>);
 
 impl Capacity {
     /// What `generation` needs, with room to grow to twice of it.
     pub fn of(generation: &Generation) -> Self {
-        let room = |len: usize, least: u32| u32::try_from(len).unwrap_or(u32::MAX).saturating_mul(2).max(least);
-        Capacity {
-            links: room(generation.links.len(), 64),
-            rules: room(generation.rules.len(), 256),
-            routes4: room(generation.routes4.len(), 1024),
-            routes6: room(generation.routes6.len(), 1024),
-            addrs4: room(generation.addrs4.len(), 256),
-            addrs6: room(generation.addrs6.len(), 256),
-            neighbours: room(generation.neighbours.len(), 4096),
-            counters: room(generation.counters.len(), 256).min(MAX_RULES * 4),
-        }
+        let room = |(name, len, least): (_, usize, u32)| {
+            (name, u32::try_from(len).unwrap_or(u32::MAX).saturating_mul(2).max(least))
+        };
+        Capacity(needs(generation).map(room).into())
     }
 
-    /// Whether it is enough for `generation`. Neighbours come and go one by one: some room must be left for them.
+    /// Whether it is enough for `generation`.
     pub fn holds(&self, generation: &Generation) -> bool {
-        let fits = |len: usize, size: u32| u32::try_from(len).is_ok_and(|len| len <= size);
-        fits(generation.links.len(), self.links)
-            && fits(generation.rules.len(), self.rules)
-            && fits(generation.routes4.len(), self.routes4)
-            && fits(generation.routes6.len(), self.routes6)
-            && fits(generation.addrs4.len(), self.addrs4)
-            && fits(generation.addrs6.len(), self.addrs6)
-            && fits(generation.neighbours.len() + generation.neighbours.len() / 4, self.neighbours)
-            && fits(generation.counters.len(), self.counters)
+        needs(generation).iter().all(|(name, len, _)| self.0.get(name).is_some_and(|size| *len <= *size as usize))
     }
+}
+
+/// The maps that grow: what a generation needs of each, and how many entries there are at least.
+fn needs(generation: &Generation) -> [(&'static str, usize, u32); 11] {
+    // Neighbours come and go one by one: some room must be left for them.
+    let neighbours = generation.neighbours.len() + generation.neighbours.len() / 4;
+    [
+        ("LINKS", generation.links.len(), 64),
+        ("LISTS", generation.lists.len(), 64),
+        ("RULES", generation.rules.len(), 256),
+        ("SELECTORS", generation.selectors.len(), 256),
+        ("CHAINS", generation.chains.len(), 64),
+        ("TABLES", generation.tables.len(), 64),
+        ("ROUTES", generation.routes.len(), 64),
+        ("GATEWAYS", generation.gateways.len(), 64),
+        ("LINES", generation.lines.len(), 256),
+        ("NEIGHBOURS", neighbours, 4096),
+        ("RULE_COUNTERS", generation.counters.len(), 256),
+    ]
 }
 
 /// The loaded program and its maps. Dropping it detaches and unloads all of it.
@@ -84,15 +70,9 @@ impl FastPath {
             return Err(Error::NoObject);
         }
         let mut loader = EbpfLoader::new();
-        loader
-            .map_max_entries("LINKS", capacity.links)
-            .map_max_entries("RULES", capacity.rules)
-            .map_max_entries("ROUTES4", capacity.routes4)
-            .map_max_entries("ROUTES6", capacity.routes6)
-            .map_max_entries("ADDRS4", capacity.addrs4)
-            .map_max_entries("ADDRS6", capacity.addrs6)
-            .map_max_entries("NEIGHBOURS", capacity.neighbours)
-            .map_max_entries("RULE_COUNTERS", capacity.counters);
+        for (name, entries) in &capacity.0 {
+            loader.map_max_entries(name, *entries);
+        }
         // Since 5.11 the memory of maps is charged to the cgroup: there is no RLIMIT_MEMLOCK to raise on any kernel that can
         // run the program.
         let mut ebpf = loader.load(EBPF_OBJECT).map_err(|error| Error::from_any("create the eBPF maps", error))?;

@@ -15,6 +15,7 @@ mod load;
 mod object;
 mod probe;
 mod samples;
+mod shared;
 mod stack;
 mod tables;
 mod workload;

@@ -4,8 +4,9 @@ use super::grace::wait_for_running_programs;
 use super::{Error, Result};
 use crate::compile::Generation;
 use aya::Ebpf;
-use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use super::shared::Shared;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use router_common::interval::Line;
 use router_common::layout::*;
 use router_common::verdict::PassReason;
 use std::collections::BTreeMap;
@@ -15,20 +16,25 @@ use std::time::Duration;
 pub(super) struct Tables {
     config: Array<MapData, Config>,
     lease: Array<MapData, u64>,
-    links: HashMap<MapData, u32, LinkEntry>,
-    rules: Array<MapData, RuleEntry>,
-    routes4: LpmTrie<MapData, RouteKey4, RouteEntry>,
-    routes6: LpmTrie<MapData, RouteKey6, RouteEntry>,
-    addrs4: LpmTrie<MapData, [u8; 4], AddrFlags>,
-    addrs6: LpmTrie<MapData, [u8; 16], AddrFlags>,
+    links: Shared<LinkEntry>,
+    lists: Shared<ListEntry>,
+    rules: Shared<RuleEntry>,
+    selectors: Shared<Selectors>,
+    chains: Shared<u32>,
+    tables: Shared<TableEntry>,
+    routes: Shared<RouteEntry>,
+    gateways: Shared<u64>,
+    lines: Shared<Line>,
     neighbours: HashMap<MapData, NeighbourKey, NeighbourEntry>,
-    marks: Array<MapData, MarkEntry>,
-    marks_in_use: Array<MapData, u32>,
+    marks: Shared<MarkEntry>,
+    marks_in_use: Shared<u32>,
     rule_counters: PerCpuArray<MapData, Counter>,
     pass_counters: PerCpuArray<MapData, PassCounter>,
     decision: Array<MapData, Decision>,
-    /// What the maps hold: after every single write, so that a failed `apply` leaves it true.
+    /// What the maps hold, where the last `apply` came through; else what they are to hold.
     installed: Generation,
+    /// Where in `GATEWAYS` a neighbour is.
+    gateway_of: BTreeMap<NeighbourKey, u32>,
     /// What `CONFIG` holds.
     current: Config,
     /// What the next one gets as `sample` and `generation`.
@@ -41,29 +47,37 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'s
     T::try_from(map).map_err(|error| Error::from_any(format!("open the map {name}"), error))
 }
 
+fn share<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Shared<T>> {
+    Shared::new(ebpf.take_map(name).ok_or(Error::Object(name))?, name)
+}
+
 impl Tables {
     /// Takes the maps of a freshly loaded object: all empty.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
         let mut tables = Tables {
             config: take(ebpf, "CONFIG")?,
             lease: take(ebpf, "LEASE")?,
-            links: take(ebpf, "LINKS")?,
-            rules: take(ebpf, "RULES")?,
-            routes4: take(ebpf, "ROUTES4")?,
-            routes6: take(ebpf, "ROUTES6")?,
-            addrs4: take(ebpf, "ADDRS4")?,
-            addrs6: take(ebpf, "ADDRS6")?,
+            links: share(ebpf, "LINKS")?,
+            lists: share(ebpf, "LISTS")?,
+            rules: share(ebpf, "RULES")?,
+            selectors: share(ebpf, "SELECTORS")?,
+            chains: share(ebpf, "CHAINS")?,
+            tables: share(ebpf, "TABLES")?,
+            routes: share(ebpf, "ROUTES")?,
+            gateways: share(ebpf, "GATEWAYS")?,
+            lines: share(ebpf, "LINES")?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
-            marks: take(ebpf, "MARKS")?,
-            marks_in_use: take(ebpf, "MARKS_IN_USE")?,
+            marks: share(ebpf, "MARKS")?,
+            marks_in_use: share(ebpf, "MARKS_IN_USE")?,
             rule_counters: take(ebpf, "RULE_COUNTERS")?,
             pass_counters: take(ebpf, "PASS_COUNTERS")?,
             decision: take(ebpf, "DECISION")?,
             installed: Generation::default(),
+            gateway_of: BTreeMap::new(),
             current: bytemuck::Zeroable::zeroed(),
             sampling: (0, 0),
         };
-        tables.set_config(Config { abi: ABI_VERSION, ..tables.current })?;
+        tables.set_config(tables.installed.config)?;
         Ok(tables)
     }
 
@@ -94,31 +108,23 @@ impl Tables {
             return Ok(());
         }
         self.suspend()?;
-        let installed = &mut self.installed;
-        sync_map(&mut self.links, &mut installed.links, &wanted.links)?;
-        sync_array(&mut self.rules, "RULES", &mut installed.rules, &wanted.rules)?;
-        sync_map(&mut self.routes4, &mut installed.routes4, &wanted.routes4)?;
-        sync_map(&mut self.routes6, &mut installed.routes6, &wanted.routes6)?;
-        sync_map(&mut self.addrs4, &mut installed.addrs4, &wanted.addrs4)?;
-        sync_map(&mut self.addrs6, &mut installed.addrs6, &wanted.addrs6)?;
-        sync_map(&mut self.neighbours, &mut installed.neighbours, &wanted.neighbours)?;
-        sync_array(&mut self.marks, "MARKS", &mut installed.marks, &wanted.marks)?;
-        sync_array(&mut self.marks_in_use, "MARKS_IN_USE", &mut installed.marks_in_use, &wanted.marks_in_use)?;
-        installed.mark_bits = wanted.mark_bits;
-        installed.fragments = wanted.fragments;
-        installed.keep_priority = wanted.keep_priority;
-        installed.counters.clone_from(&wanted.counters);
-        let config = Config {
-            abi: ABI_VERSION,
-            active: 0,
-            marks: length(wanted.marks.len())?,
-            fragments: wanted.fragments,
-            mark_bits: wanted.mark_bits,
-            marks_in_use: length(wanted.marks_in_use.len())?,
-            keep_priority: u32::from(wanted.keep_priority),
-            sample: self.sampling.0,
-            generation: self.sampling.1,
-        };
+        self.links.write(&wanted.links)?;
+        self.lists.write(&wanted.lists)?;
+        self.rules.write(&wanted.rules)?;
+        self.selectors.write(&wanted.selectors)?;
+        self.chains.write(&wanted.chains)?;
+        self.tables.write(&wanted.tables)?;
+        self.routes.write(&wanted.routes)?;
+        self.lines.write(&wanted.lines)?;
+        self.marks.write(&wanted.marks)?;
+        self.marks_in_use.write(&wanted.marks_in_use)?;
+        self.gateway_of = wanted.gateways.iter().copied().zip(0..).collect();
+        let word = |key: &NeighbourKey| wanted.neighbours.get(key).map_or(0, gateway_word);
+        self.gateways.write(&wanted.gateways.iter().map(word).collect::<Vec<_>>())?;
+        let installed = std::mem::take(&mut self.installed.neighbours);
+        self.installed = Generation { neighbours: installed, ..wanted.clone() };
+        sync_neighbours(&mut self.neighbours, &mut self.installed.neighbours, &wanted.neighbours)?;
+        let config = Config { sample: self.sampling.0, generation: self.sampling.1, ..wanted.config };
         // Inactive first: a program that runs meanwhile must not read the new switch with the old rest.
         self.set_config(config)?;
         self.set_config(Config { active: 1, ..config })
@@ -129,17 +135,10 @@ impl Tables {
         if known.get(&key) == entry.as_ref() {
             return Ok(());
         }
-        match entry {
-            Some(entry) => {
-                Table::write(&mut self.neighbours, &key, &entry)?;
-                known.insert(key, entry);
-            }
-            None => {
-                Table::erase(&mut self.neighbours, &key)?;
-                known.remove(&key);
-            }
+        if let Some(gateway) = self.gateway_of.get(&key) {
+            self.gateways.store(*gateway, entry.as_ref().map_or(0, gateway_word));
         }
-        Ok(())
+        set_neighbour(&mut self.neighbours, known, key, entry)
     }
 
     pub fn renew_lease(&mut self, duration: Duration) -> Result<()> {
@@ -197,78 +196,51 @@ impl Tables {
 
     /// What is known of an interface.
     pub fn link(&self, ifindex: u32) -> Option<&LinkEntry> {
-        self.installed.links.get(&ifindex)
+        self.installed.link(ifindex)
     }
+}
+
+/// A neighbour as it lies in `GATEWAYS`.
+fn gateway_word(entry: &NeighbourEntry) -> u64 {
+    bytemuck::cast(*entry)
 }
 
 fn length(len: usize) -> Result<u32> {
     u32::try_from(len).map_err(|_| Error::Full)
 }
 
-/// A map written entry by entry.
-trait Table<K, V> {
-    fn write(&mut self, key: &K, value: &V) -> Result<()>;
-    fn erase(&mut self, key: &K) -> Result<()>;
-}
-
-impl<K: aya::Pod, V: aya::Pod> Table<K, V> for HashMap<MapData, K, V> {
-    fn write(&mut self, key: &K, value: &V) -> Result<()> {
-        self.insert(key, value, 0).map_err(|error| Error::from_map("write an entry of the fast path", error))
-    }
-
-    fn erase(&mut self, key: &K) -> Result<()> {
-        self.remove(key).map_err(|error| Error::from_map("delete an entry of the fast path", error))
-    }
-}
-
-impl<K: aya::Pod, V: aya::Pod> Table<(u32, K), V> for LpmTrie<MapData, K, V> {
-    fn write(&mut self, (len, data): &(u32, K), value: &V) -> Result<()> {
-        let written = self.insert(&Key::new(*len, *data), value, 0);
-        written.map_err(|error| Error::from_map("write a prefix of the fast path", error))
-    }
-
-    fn erase(&mut self, (len, data): &(u32, K)) -> Result<()> {
-        let erased = self.remove(&Key::new(*len, *data));
-        erased.map_err(|error| Error::from_map("delete a prefix of the fast path", error))
-    }
-}
-
 /// Writes what differs. What goes, goes first, so that a full map has room for what comes.
-fn sync_map<K: Ord + Copy, V: PartialEq + Copy>(
-    table: &mut impl Table<K, V>,
-    installed: &mut BTreeMap<K, V>,
-    wanted: &BTreeMap<K, V>,
+fn sync_neighbours(
+    map: &mut HashMap<MapData, NeighbourKey, NeighbourEntry>,
+    installed: &mut BTreeMap<NeighbourKey, NeighbourEntry>,
+    wanted: &BTreeMap<NeighbourKey, NeighbourEntry>,
 ) -> Result<()> {
-    let gone: Vec<K> = installed.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+    let gone: Vec<NeighbourKey> = installed.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
     for key in gone {
-        table.erase(&key)?;
-        installed.remove(&key);
+        set_neighbour(map, installed, key, None)?;
     }
-    for (key, value) in wanted {
-        if installed.get(key) != Some(value) {
-            table.write(key, value)?;
-            installed.insert(*key, *value);
+    for (key, entry) in wanted {
+        if installed.get(key) != Some(entry) {
+            set_neighbour(map, installed, *key, Some(*entry))?;
         }
     }
     Ok(())
 }
 
-/// Writes what differs. Entries beyond the wanted ones stay behind: nothing refers to them.
-fn sync_array<V: aya::Pod + PartialEq>(
-    array: &mut Array<MapData, V>,
-    name: &str,
-    installed: &mut Vec<V>,
-    wanted: &[V],
+fn set_neighbour(
+    map: &mut HashMap<MapData, NeighbourKey, NeighbourEntry>,
+    installed: &mut BTreeMap<NeighbourKey, NeighbourEntry>,
+    key: NeighbourKey,
+    entry: Option<NeighbourEntry>,
 ) -> Result<()> {
-    installed.truncate(wanted.len());
-    for (index, value) in wanted.iter().enumerate() {
-        if installed.get(index) == Some(value) {
-            continue;
+    match entry {
+        Some(entry) => {
+            map.insert(key, entry, 0).map_err(|error| Error::from_map("write a neighbour of the fast path", error))?;
+            installed.insert(key, entry);
         }
-        array.set(length(index)?, value, 0).map_err(|error| Error::from_map(format!("write the map {name}"), error))?;
-        match installed.get_mut(index) {
-            Some(known) => *known = *value,
-            None => installed.push(*value),
+        None => {
+            map.remove(&key).map_err(|error| Error::from_map("delete a neighbour of the fast path", error))?;
+            installed.remove(&key);
         }
     }
     Ok(())

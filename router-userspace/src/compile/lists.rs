@@ -1,0 +1,322 @@
+//! Rule lists, one per ingress interface and one per way back: what is known of the interface beforehand is decided here, once.
+
+use super::below::has_tunnel_key;
+use super::filters::{self, Place};
+use super::jumps::drop_needless;
+use super::selectors::{flow_words, select_ports};
+use super::slots::CounterSlots;
+use super::{Generation, Input, TooLarge, words};
+use crate::model::{Family, Host, Link, PRIORITY_MAIN, Rule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
+use bytemuck::Zeroable;
+use router_common::layout::{
+    ACT_BLACKHOLE, ACT_GOTO, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, ListEntry, MAX_FILTERS,
+    MAX_RULES, NO_GROUP, NO_RULE, RULE_FALLBACK, RULE_NOT, RULE_SELECTS, RULE_UNSEEN, RuleEntry, SELECT_IPPROTO,
+    Selectors,
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// A rule that can match in some list, before its place there is known.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    /// The target of a table or an action is filled in; that of a jump is `jump`.
+    pub entry: RuleEntry,
+    pub selectors: Selectors,
+    /// Where a jump leads: an index among the candidates.
+    pub jump: Option<usize>,
+}
+
+/// Whether a packet meets what a rule says of interfaces and tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Meets {
+    No,
+    Yes,
+    /// It cannot be seen here.
+    Unseen,
+}
+
+/// What the compiler knows of the rules of one family apart from the interface.
+pub(super) struct RuleLists<'a> {
+    host: &'a Host,
+    family: Family,
+    rules: Vec<&'a Rule>,
+    /// The counter of each rule, and whether the stack is to carry out what it decides.
+    counters: Vec<(u32, bool)>,
+    /// The index of the first rule of each priority.
+    first_of: HashMap<u32, usize>,
+    /// Entries of `TABLES` by table; a rule to any other table never gives a route.
+    tables: &'a BTreeMap<u32, u32>,
+    /// Table to mark class.
+    classes: &'a BTreeMap<u32, u32>,
+    /// Indexes of the rules that look at the interface or the tunnel.
+    dependent: Vec<usize>,
+    /// The list for each answer of these.
+    known: HashMap<Vec<Meets>, u32>,
+}
+
+impl<'a> RuleLists<'a> {
+    /// The rules of one family, in the kernel's order, with a counter each.
+    pub fn new(
+        host: &'a Host,
+        family: Family,
+        tables: &'a BTreeMap<u32, u32>,
+        input: &'a Input,
+        slots: &mut CounterSlots,
+    ) -> Self {
+        let rules: Vec<&Rule> = host.rules_of(family).collect();
+        let owned: Vec<Rule> = rules.iter().map(|rule| (*rule).clone()).collect();
+        let counter = |id: String| {
+            let fallback = input.fallback.contains(&id);
+            (slots.slot(id), fallback)
+        };
+        let counters = crate::model::rule_ids(&owned).into_iter().map(counter).collect();
+        let mut first_of = HashMap::new();
+        for (index, rule) in rules.iter().enumerate() {
+            first_of.entry(rule.priority).or_insert(index);
+        }
+        let looks = |rule: &Rule| {
+            let selectors = &rule.selectors;
+            selectors.iif.is_some() || selectors.l3mdev || selectors.tun_id.is_some_and(|id| id != 0)
+        };
+        let dependent = (0..rules.len()).filter(|index| looks(rules[*index])).collect();
+        let known = HashMap::new();
+        RuleLists { host, family, rules, counters, first_of, tables, classes: &input.mark_classes, dependent, known }
+    }
+
+    /// Whether the kernel may look into `local` and `main` whatever the list says: IPv6 does until a rule is added
+    /// (`fib6_rule_lookup`, net/ipv6/fib6_rules.c), and taking one of its own two away is not that.
+    fn may_be_skipped(&self) -> bool {
+        let is_own = |rule: &&Rule| {
+            let own = |priority, table| Rule { protocol: rule.protocol, ..Rule::lookup(Family::Ipv6, priority, table) };
+            **rule == own(0, TABLE_LOCAL) || **rule == own(PRIORITY_MAIN, TABLE_MAIN)
+        };
+        self.family == Family::Ipv6 && self.rules.len() < 2 && self.rules.iter().all(is_own)
+    }
+
+    /// The list that a packet from `link` meets: its entry in `LISTS`.
+    pub fn forward(&mut self, link: &Link, generation: &mut Generation) -> Result<u32, TooLarge> {
+        let host = self.host;
+        let vrf = vrf_of(link, host);
+        let tunnel = if has_tunnel_key(host, link) { Meets::Unseen } else { Meets::No };
+        self.list(generation, |rule| {
+            all_of([
+                rule.selectors.iif.as_ref().map(|iif| comes_in_by(rule, iif, link, host)),
+                rule.selectors.l3mdev.then_some(if vrf.is_some() { Meets::Unseen } else { Meets::No }),
+                rule.selectors.tun_id.filter(|id| *id != 0).map(|_| tunnel),
+            ])
+        })
+    }
+
+    /// The list that the look-up of the way back meets for a packet that leaves by `link`, which stands for the ingress
+    /// interface there (`__fib_validate_source`, net/ipv4/fib_frontend.c): no tunnel, and the VRF that the packet came from.
+    pub fn back(&mut self, link: &Link, generation: &mut Generation) -> Result<u32, TooLarge> {
+        let host = self.host;
+        let vrfs = host.links.values().any(|link| link.kind == "vrf");
+        self.list(generation, |rule| {
+            all_of([
+                rule.selectors.iif.as_ref().map(|iif| if vrfs { Meets::Unseen } else { comes_in_by(rule, iif, link, host) }),
+                rule.selectors.l3mdev.then_some(if vrfs { Meets::Unseen } else { Meets::No }),
+                rule.selectors.tun_id.filter(|id| *id != 0).map(|_| Meets::No),
+            ])
+        })
+    }
+
+    fn list(&mut self, generation: &mut Generation, meets: impl Fn(&Rule) -> Meets) -> Result<u32, TooLarge> {
+        let answers: Vec<Meets> = self.dependent.iter().map(|index| meets(self.rules[*index])).collect();
+        if let Some(list) = self.known.get(&answers) {
+            return Ok(*list);
+        }
+        let candidates =
+            if self.may_be_skipped() { vec![unseen()] } else { drop_needless(self.candidates(&answers)) };
+        let list = append(candidates, self.family, generation)?;
+        self.known.insert(answers, list);
+        Ok(list)
+    }
+
+    fn candidates(&self, answers: &[Meets]) -> Vec<Candidate> {
+        let mut answers = self.dependent.iter().zip(answers).peekable();
+        let mut list: Vec<Candidate> = Vec::new();
+        // Where each rule, or the next one that is left, stands in the list.
+        let mut place = Vec::with_capacity(self.rules.len());
+        for (index, rule) in self.rules.iter().enumerate() {
+            place.push(list.len());
+            let meets = answers.next_if(|(dependent, _)| **dependent == index).map_or(Meets::Yes, |(_, meets)| *meets);
+            let Some((flags, selectors)) = residual(rule, meets) else { continue };
+            let mut entry = RuleEntry { flags, suppress_prefixlength: -1, suppress_ifgroup: NO_GROUP, ..Zeroable::zeroed() };
+            let mut jump = None;
+            match rule.action {
+                RuleAction::Table(0) | RuleAction::Unknown(_) => entry.action = ACT_UNSEEN,
+                RuleAction::Table(table) => {
+                    let Some(slot) = self.tables.get(&table) else { continue };
+                    entry.action = ACT_TABLE;
+                    entry.target = *slot;
+                    entry.mark_class = self.classes.get(&table).copied().unwrap_or(0);
+                }
+                RuleAction::Goto(target) => {
+                    // An unresolved goto goes on with the next rule (`fib_rules_lookup`).
+                    let Some(found) = self.first_of.get(&target) else { continue };
+                    debug_assert!(*found > index, "the kernel refuses a goto backwards");
+                    entry.action = ACT_GOTO;
+                    jump = Some(*found);
+                }
+                RuleAction::Nop => continue,
+                RuleAction::Blackhole => entry.action = ACT_BLACKHOLE,
+                RuleAction::Unreachable => entry.action = ACT_UNREACHABLE,
+                RuleAction::Prohibit => entry.action = ACT_PROHIBIT,
+            }
+            entry.suppress_ifgroup = rule.suppress_ifgroup.unwrap_or(NO_GROUP);
+            entry.suppress_prefixlength = rule.suppress_prefixlength.map_or(-1, |len| len.min(i16::MAX as u32) as i16);
+            let (counter, fallback) = self.counters[index];
+            entry.counter = counter;
+            if fallback {
+                entry.flags |= RULE_FALLBACK;
+            }
+            list.push(Candidate { entry, selectors, jump });
+        }
+        for candidate in &mut list {
+            candidate.jump = candidate.jump.map(|target| place[target]);
+        }
+        list
+    }
+}
+
+/// All that has an answer, at once.
+fn all_of(answers: [Option<Meets>; 3]) -> Meets {
+    let mut all = Meets::Yes;
+    for answer in answers.into_iter().flatten() {
+        match (all, answer) {
+            (Meets::No, _) | (_, Meets::No) => return Meets::No,
+            (_, Meets::Unseen) => all = Meets::Unseen,
+            (_, Meets::Yes) => {}
+        }
+    }
+    all
+}
+
+/// A rule that leaves every packet to the stack.
+fn unseen() -> Candidate {
+    let entry = RuleEntry {
+        action: ACT_UNSEEN,
+        suppress_prefixlength: -1,
+        suppress_ifgroup: NO_GROUP,
+        counter: NO_RULE,
+        ..Zeroable::zeroed()
+    };
+    Candidate { entry, selectors: Zeroable::zeroed(), jump: None }
+}
+
+/// Writes a list, and the filters that its rules are worth.
+fn append(mut candidates: Vec<Candidate>, family: Family, generation: &mut Generation) -> Result<u32, TooLarge> {
+    if candidates.len() > MAX_RULES as usize {
+        return Err(TooLarge::Rules(candidates.len()));
+    }
+    let count = candidates.len() as u32;
+    let filters::Chosen { filters, places } =
+        filters::choose(&candidates, family, &mut generation.lines, &mut generation.chains)?;
+    for (candidate, place) in candidates.iter_mut().zip(&places) {
+        if *place == (Place::Filter { proven: true }) {
+            candidate.entry.flags &= !RULE_SELECTS;
+        }
+    }
+    // Of each position, the linear rule there or the next one behind.
+    let mut linear = vec![count; candidates.len() + 1];
+    for position in (0..candidates.len()).rev() {
+        linear[position] = if places[position] == Place::Linear { position as u32 } else { linear[position + 1] };
+    }
+    for (position, candidate) in candidates.iter_mut().enumerate() {
+        candidate.entry.next = linear[position + 1];
+        if let Some(target) = candidate.jump {
+            candidate.entry.target = target as u32;
+            candidate.entry.target_linear = linear[target];
+        }
+    }
+    let mut entry = ListEntry { first: generation.rules.len() as u32, count, linear: linear[0], ..Zeroable::zeroed() };
+    entry.filters = filters.len().min(MAX_FILTERS) as u32;
+    entry.filter.iter_mut().zip(filters).for_each(|(place, filter)| *place = filter);
+    generation.rules.extend(candidates.iter().map(|candidate| candidate.entry));
+    generation.selectors.extend(candidates.iter().map(|candidate| candidate.selectors));
+    generation.lists.push(entry);
+    Ok(generation.lists.len() as u32 - 1)
+}
+
+/// Whether a packet from `link` meets the rule's `iif`.
+///
+/// The kernel looks the name up when the rule is added, and says of a rule only whether it has an interface, not which. A name that
+/// is nobody's now was an alternative one and was taken away since.
+fn comes_in_by(rule: &Rule, iif: &str, link: &Link, host: &Host) -> Meets {
+    if !rule.attached.iif {
+        return Meets::No;
+    }
+    let Some(named) = host.link_by_any_name(iif) else { return Meets::Unseen };
+    // A packet from a port of a VRF counts as one from the VRF (`l3mdev_fib_rule_iif_match`).
+    match vrf_of(link, host) {
+        Some(vrf) if vrf == named.index || named.index == link.index => Meets::Unseen,
+        _ if named.index == link.index => Meets::Yes,
+        _ => Meets::No,
+    }
+}
+
+/// The VRF that an interface is or belongs to (`l3mdev_master_ifindex_rcu`, net/l3mdev/l3mdev.c).
+fn vrf_of(link: &Link, host: &Host) -> Option<u32> {
+    let is_vrf = |link: &&Link| link.kind == "vrf";
+    let master = || link.master.and_then(|master| host.links.get(&master));
+    Some(link).filter(is_vrf).or_else(|| master().filter(is_vrf)).map(|vrf| vrf.index)
+}
+
+/// What is left of a rule for a packet that meets what it says of interfaces, or not: its flags and selectors. None where it can
+/// never match.
+///
+/// Follows `fib_rule_match()` (net/core/fib_rules.c) for a forwarded packet: no outgoing interface yet, user id 0.
+fn residual(rule: &Rule, meets: Meets) -> Option<(u32, Selectors)> {
+    let selectors = &rule.selectors;
+    let mut entry = Selectors::zeroed();
+    let unseen = meets == Meets::Unseen || !selectors.unknown.is_empty();
+    let mut known = meets != Meets::No;
+    known &= selectors.oif.is_none();
+    known &= selectors.uidrange.is_none_or(|(first, _)| first == 0);
+    if !known {
+        // One selector fails for certain: the conjunction is false, and `not` makes it true, always.
+        return selectors.not.then_some((0, entry));
+    }
+    (entry.mark, entry.mark_mask) = selectors.fwmark.unwrap_or((0, 0));
+    if let Some(net) = selectors.from {
+        (entry.from, entry.from_mask) = words::prefix(net);
+    }
+    if let Some(net) = selectors.to {
+        (entry.to, entry.to_mask) = words::prefix(net);
+    }
+    if let Some(proto) = selectors.ipproto
+        && proto != 0
+    {
+        entry.flags |= SELECT_IPPROTO;
+        entry.ipproto = u32::from(proto);
+    }
+    select_ports(&mut entry, selectors.sport, selectors.dport);
+    // `fib4_rule_match` compares tos after masking the packet's octet with INET_DSCP_LEGACY_TOS_MASK (0x1c);
+    // `fib6_rule_match` compares the whole DSCP.
+    let tos_mask = match rule.family {
+        Family::Ipv4 => 0x1c,
+        Family::Ipv6 => 0xfc,
+    };
+    let tos = (selectors.tos != 0).then_some((selectors.tos, tos_mask));
+    let class = selectors.dscp.map(|(value, mask)| (value << 2, mask << 2)).or(tos);
+    (entry.flow, entry.flow_mask) = flow_words(class, selectors.flowlabel);
+    let selects = entry.flags != 0
+        || entry.mark_mask != 0
+        || entry.flow_mask != 0
+        || entry.from_mask != [0; 4]
+        || entry.to_mask != [0; 4];
+    let mut flags = 0;
+    if selects {
+        flags |= RULE_SELECTS;
+    }
+    if unseen {
+        flags |= RULE_UNSEEN;
+    }
+    if selectors.not {
+        if flags == 0 {
+            return None;
+        }
+        flags |= RULE_NOT;
+    }
+    Some((flags, entry))
+}
