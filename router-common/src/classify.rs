@@ -35,47 +35,86 @@ pub trait Tables: Lists {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What was decided. With action pass, verdict and the rest say how far it came.
-    pub decision: Decision,
+    /// An [`Action`].
+    pub action: u8,
+    /// A [`Verdict`]; with action pass, how far it came.
+    pub verdict: u8,
+    /// A [`PassReason`], with action pass.
+    pub reason: u8,
+    /// 1, with action redirect: the outgoing device's frames have an Ethernet header, with the addresses of `macs`.
+    pub ethernet: u8,
+    /// Counter of the rule that decided; [`NO_RULE`] for none.
+    pub rule: u32,
+    /// The number of its table; 0 for none.
+    pub table: u32,
+    /// The entry of `ROUTES` that was found, with verdict forward.
+    pub route: u32,
+    /// Outgoing interface index, with verdict forward.
+    pub oif: u32,
+    /// The mark after the `[[mark]]` statements and, with action mark, with Wayfork's bits.
+    pub mark: u32,
     /// The mark to write into the packet with actions redirect and mark.
     pub write_mark: u32,
-    /// 1, with action redirect: the outgoing device's frames have an Ethernet header, with these addresses.
-    pub ethernet: u32,
-    /// Destination, then source address.
-    pub macs: [u8; 12],
+    /// Destination and source.
+    pub macs: [Mac; 2],
 }
 
 impl Outcome {
-    /// Left to the stack with nothing known yet.
+    /// Nothing decided yet.
+    pub const EMPTY: Outcome = Outcome {
+        action: Action::Pass as u8,
+        verdict: Verdict::Undecided as u8,
+        reason: PassReason::Resync as u8,
+        ethernet: 0,
+        rule: NO_RULE,
+        table: 0,
+        route: 0,
+        oif: 0,
+        mark: 0,
+        write_mark: 0,
+        macs: [[0; 3]; 2],
+    };
+
+    /// Makes it a pass of which nothing is known yet. What only other outcomes mean stays as it was.
     #[inline(always)]
-    pub fn pass(reason: PassReason, mark: u32) -> Self {
-        Outcome {
-            decision: Decision {
-                action: Action::Pass as u8,
-                verdict: Verdict::Undecided as u8,
-                reason: reason as u8,
-                via_family: 0,
-                oif: 0,
-                table: 0,
-                rule: NO_RULE,
-                mark,
-                via: [0; 4],
-            },
-            write_mark: mark,
-            ethernet: 0,
-            macs: [0; 12],
-        }
+    pub fn begin(&mut self, mark: u32) {
+        self.action = Action::Pass as u8;
+        self.verdict = Verdict::Undecided as u8;
+        self.reason = PassReason::Resync as u8;
+        self.ethernet = 0;
+        self.rule = NO_RULE;
+        self.table = 0;
+        self.mark = mark;
+        self.write_mark = mark;
     }
 
     /// Leaves the packet to the stack after all; what is known stays.
     #[inline(always)]
     pub fn leave(&mut self, reason: PassReason) {
-        self.decision.action = Action::Pass as u8;
-        self.decision.reason = reason as u8;
+        self.action = Action::Pass as u8;
+        self.reason = reason as u8;
+    }
+
+    /// The outcome as it is told to the loader.
+    #[inline(always)]
+    pub fn decision(&self, lists: &impl Lists) -> Decision {
+        let forward = self.verdict == Verdict::Forward as u8;
+        let route = if forward { lists.route(self.route) } else { None };
+        Decision {
+            action: self.action,
+            verdict: self.verdict,
+            reason: self.reason,
+            via_family: route.map_or(0, |route| route.via_family),
+            oif: route.map_or(0, |route| route.oif),
+            table: self.table,
+            rule: self.rule,
+            mark: self.mark,
+            via: route.map_or([0; 4], |route| route.via),
+        }
     }
 }
 
-/// Decides about the packet in `walk`, which came in by `ingress`. `outcome` begins as [`Outcome::pass`] and says in the end
+/// Decides about the packet in `walk`, which came in by `ingress`. `outcome` has begun ([`Outcome::begin`]) and says in the end
 /// what to do; nothing is rewritten. `back` is room for the walk back to the source. (All are passed by reference because a program's
 /// stack is 512 bytes.)
 #[inline(always)]
@@ -113,20 +152,21 @@ pub fn decide(
         return outcome.leave(PassReason::Resync);
     }
 
-    outcome.decision.mark = walk.packet.mark;
-    outcome.decision.rule = walk.rule;
-    outcome.decision.table = walk.table;
-    if walk.fallback != 0 {
-        return outcome.leave(PassReason::ShadowDisagreed);
+    outcome.mark = walk.packet.mark;
+    if walk.rule != NO_RULE {
+        outcome.rule = walk.rule;
+        outcome.table = walk.table;
+        if walk.fallback != 0 {
+            return outcome.leave(PassReason::ShadowDisagreed);
+        }
     }
     match walk.end {
         end::ROUTE => {
             let Some(route) = tables.route(walk.route) else { return outcome.leave(PassReason::Resync) };
             let Some(egress) = tables.link(route.egress) else { return outcome.leave(PassReason::EgressInterface) };
-            outcome.decision.verdict = Verdict::Forward as u8;
-            outcome.decision.oif = route.oif;
-            outcome.decision.via_family = route.via_family;
-            outcome.decision.via = route.via;
+            outcome.verdict = Verdict::Forward as u8;
+            outcome.route = walk.route;
+            outcome.oif = route.oif;
             // IPv6 forwards whatever the source, but for those that the parser refuses (`ip6_forward()`).
             let source = if ipv4 { tables.find32(config.sources, u32::from_be(walk.packet.src[0])) } else { NOTHING };
             let source = if source == NOTHING { 0 } else { source };
@@ -140,16 +180,16 @@ pub fn decide(
             }
         }
         end::REFUSED => {
-            outcome.decision.verdict = walk.verdict as u8;
+            outcome.verdict = walk.verdict as u8;
             if walk.verdict != Verdict::Blackhole as u32 {
                 outcome.leave(PassReason::IcmpError)
             } else if ingress.may != MAY_REDIRECT {
                 outcome.leave(PassReason::NothingToMark)
             } else {
-                outcome.decision.action = Action::Drop as u8
+                outcome.action = Action::Drop as u8
             }
         }
-        end::PASS => outcome.decision.reason = walk.reason as u8,
+        end::PASS => outcome.reason = walk.reason as u8,
         _ => outcome.leave(PassReason::RuleLimit),
     }
 }
@@ -187,14 +227,11 @@ fn source_is_refused(
     back: &mut Walk,
 ) -> bool {
     let packet = &walk.packet;
-    back.packet = Packet {
-        src: packet.dst,
-        dst: packet.src,
-        sport: packet.dport,
-        dport: packet.sport,
-        mark: if ingress.flags & LINK_SRC_VALID_MARK != 0 { packet.mark } else { 0 },
-        ..*packet
-    };
+    let there = &mut back.packet;
+    (there.src[0], there.dst[0]) = (packet.dst[0], packet.src[0]);
+    (there.sport, there.dport) = (packet.dport, packet.sport);
+    there.mark = if ingress.flags & LINK_SRC_VALID_MARK != 0 { packet.mark } else { 0 };
+    (there.family, there.ipproto, there.flow) = (packet.family, packet.ipproto, packet.flow);
     if !walk_list(tables, back, egress.back) {
         return true;
     }
@@ -230,20 +267,25 @@ fn redirect(
 
     if egress.flags & LINK_ETHERNET != 0 {
         let neighbour = if route.via_family == 0 {
-            let key = NeighbourKey { ifindex: route.oif, family: packet.family, addr: packet.dst };
-            tables.neighbour(&key).copied()
+            tables.neighbour(&destination_key(route.oif, packet)).copied()
         } else {
             tables.gateway(route.gateway)
         };
         let Some(neighbour) = neighbour.filter(|neighbour| neighbour.usable != 0) else {
             return outcome.leave(PassReason::Neighbour);
         };
-        let (d, s) = (&neighbour.mac, &egress.mac);
-        outcome.macs = [d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]];
+        outcome.macs = [neighbour.mac, egress.mac];
         outcome.ethernet = 1;
     }
     outcome.write_mark = packet.mark;
-    outcome.decision.action = Action::Redirect as u8;
+    outcome.action = Action::Redirect as u8;
+}
+
+/// The destination as a neighbour. (Of an IPv4 packet only the first word is written.)
+#[inline(always)]
+fn destination_key(ifindex: u32, packet: &Packet) -> NeighbourKey {
+    let addr = if packet.family == IPV4 { [packet.dst[0], 0, 0, 0] } else { packet.dst };
+    NeighbourKey { ifindex, family: packet.family, addr }
 }
 
 /// Whether the stack, forwarding back by the interface of arrival, may tell the sender of a better way.
@@ -291,6 +333,6 @@ fn mark(
     let class = walk.class & config.mark_bits;
     // The `[[mark]]` statements are nftables' to apply once more on the way: only Wayfork's own bits are written here.
     outcome.write_mark = (received_mark & !config.mark_bits) | class;
-    outcome.decision.mark = (walk.packet.mark & !config.mark_bits) | class;
-    outcome.decision.action = Action::Mark as u8;
+    outcome.mark = (walk.packet.mark & !config.mark_bits) | class;
+    outcome.action = Action::Mark as u8;
 }

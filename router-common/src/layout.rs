@@ -12,6 +12,9 @@ pub const ABI_VERSION: u32 = 5;
 /// An address of either family: IPv4 in the first word, the others 0. The family stands beside it wherever it is used.
 pub type AddrWords = [u32; 4];
 
+/// A hardware address: its bytes in order, two by two, so that it is copied in three pieces.
+pub type Mac = [u16; 3];
+
 /// The one entry of `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -77,7 +80,7 @@ pub struct LinkEntry {
     /// Entry of `LISTS`: the rules that the look-up of the way back meets for an IPv4 packet that leaves here.
     pub back: u32,
     /// Hardware address; zero without `LINK_ETHERNET`.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// The most that may be done with a packet from here: `MAY_*`.
     pub may: u8,
     /// Padding.
@@ -312,6 +315,8 @@ pub const ROUTE_PROHIBIT: u8 = 4;
 pub const ROUTE_THROW: u8 = 5;
 /// The stack's alone, for `reason`.
 pub const ROUTE_UNSEEN: u8 = 6;
+/// For this host by the rule `local` before all others, which the lists leave out then: the stack's whatever rule finds it.
+pub const ROUTE_LOCAL_FIRST: u8 = 7;
 
 /// Key of `NEIGHBOURS`.
 #[repr(C)]
@@ -330,7 +335,7 @@ pub struct NeighbourKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct NeighbourEntry {
     /// Hardware address.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// 1: it may be used. Only such neighbours are in `NEIGHBOURS`.
     pub usable: u16,
 }

@@ -80,9 +80,9 @@ pub struct Packet {
     /// Length of the longest packet on the wire, from its IP header on: `len`, or that of a GSO segment;
     /// [`SEGMENT_UNKNOWN`] where only the kernel knows.
     pub segment: u32,
-    /// Source address.
+    /// Source address. Of IPv4 only the first word means anything.
     pub src: AddrWords,
-    /// Destination address.
+    /// Destination address. Of IPv4 only the first word means anything.
     pub dst: AddrWords,
     /// Source port as rules see it; 0 where there is none.
     pub sport: u16,

@@ -5,7 +5,8 @@
 use crate::packet::*;
 use crate::verdict::PassReason;
 
-/// Reads the IP header into `packet`, which is written only where it can be decided about. Everything that `ip_rcv_core()`, `ip6_rcv_core()` or the routing decision treats in a way of its
+/// Reads the IP header into `packet`, which is written only where it can be decided about: field by field, and of IPv4 addresses the
+/// first word alone, because a structure that is written whole becomes a loop over its bytes in BPF. Everything that `ip_rcv_core()`, `ip6_rcv_core()` or the routing decision treats in a way of its
 /// own before or instead of forwarding ends in a [`PassReason`].
 #[inline(always)]
 pub fn parse(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason> {
@@ -54,22 +55,15 @@ fn parse_ipv4(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason>
     }
     // IP_MF or an offset: every fragment, the first one included.
     let fragment = u32::from_be(words[1]) & 0x3fff != 0;
-    let (sport, dport) = if fragment { (0, 0) } else { ports(frame, IPV4_HEADER, ipproto, len) };
-    *packet = Packet {
-        family: IPV4,
-        iif: frame.iif(),
-        mark: frame.mark(),
-        len,
-        segment: segment(frame, IPV4_HEADER, ipproto, len),
-        src: [words[3], 0, 0, 0],
-        dst: [words[4], 0, 0, 0],
-        sport,
-        dport,
-        ipproto,
-        flow: (first & 0x00ff_0000) << (FLOW_CLASS_SHIFT - 16),
-        fragment: u8::from(fragment),
-        ttl,
-    };
+    let ports = if fragment { (0, 0) } else { ports(frame, IPV4_HEADER, ipproto, len) };
+    packet.family = IPV4;
+    packet.len = len;
+    packet.segment = segment(frame, IPV4_HEADER, ipproto, len);
+    packet.src[0] = words[3];
+    packet.dst[0] = words[4];
+    packet.flow = (first & 0x00ff_0000) << (FLOW_CLASS_SHIFT - 16);
+    packet.fragment = u8::from(fragment);
+    finish(frame, packet, ports, ipproto, ttl);
     Ok(())
 }
 
@@ -105,23 +99,27 @@ fn parse_ipv6(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason>
     if ipproto == ICMPV6 && is_neighbour_discovery(frame) {
         return Err(PassReason::NeighbourDiscovery);
     }
-    let (sport, dport) = ports(frame, IPV6_HEADER, ipproto, len);
-    *packet = Packet {
-        family: IPV6,
-        iif: frame.iif(),
-        mark: frame.mark(),
-        len,
-        segment: segment(frame, IPV6_HEADER, ipproto, len),
-        src,
-        dst,
-        sport,
-        dport,
-        ipproto,
-        flow: first & 0x0fff_ffff,
-        fragment: 0,
-        ttl,
-    };
+    let ports = ports(frame, IPV6_HEADER, ipproto, len);
+    packet.family = IPV6;
+    packet.len = len;
+    packet.segment = segment(frame, IPV6_HEADER, ipproto, len);
+    packet.src = src;
+    packet.dst = dst;
+    packet.flow = first & 0x0fff_ffff;
+    packet.fragment = 0;
+    finish(frame, packet, ports, ipproto, ttl);
     Ok(())
+}
+
+/// What both families have in common.
+#[inline(always)]
+fn finish(frame: &impl Frame, packet: &mut Packet, (sport, dport): (u16, u16), ipproto: u8, ttl: u8) {
+    packet.iif = frame.iif();
+    packet.mark = frame.mark();
+    packet.sport = sport;
+    packet.dport = dport;
+    packet.ipproto = ipproto;
+    packet.ttl = ttl;
 }
 
 /// Whether the header's length is there; the link layer may have added padding, but not to a GSO packet (whose length 0 in

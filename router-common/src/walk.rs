@@ -59,9 +59,9 @@ pub struct Walk {
     pub verdict: u32,
     /// A [`PassReason`], with `PASS`.
     pub reason: u32,
-    /// Counter of the rule that decided.
+    /// Counter of the rule that decided; [`NO_RULE`] where none has, and then the next three mean nothing.
     pub rule: u32,
-    /// The number of its table, where it has one.
+    /// The number of its table, with `ROUTE` and where a route decided.
     pub table: u32,
     /// Its mark class.
     pub class: u32,
@@ -136,7 +136,11 @@ impl Walk {
         self.filters = list.filters;
         self.floor = 0;
         if list.filters != 0 {
-            self.heads = [NO_POSITION; MAX_FILTERS];
+            for head in &mut self.heads {
+                // One by one: an array that is written whole becomes a loop over its bytes in BPF.
+                // SAFETY: a reference.
+                unsafe { core::ptr::write_volatile(head, NO_POSITION) };
+            }
         }
     }
 
@@ -157,9 +161,6 @@ impl Walk {
     #[inline(always)]
     fn nothing_decided(&mut self) -> bool {
         self.rule = NO_RULE;
-        self.table = 0;
-        self.class = 0;
-        self.fallback = 0;
         true
     }
 
@@ -321,6 +322,7 @@ pub fn rule_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk) -> bool {
         _ => {}
     }
     walk.rule = rule.counter;
+    walk.table = 0;
     walk.class = rule.mark_class;
     walk.fallback = rule.flags & RULE_FALLBACK;
     match rule.action {
@@ -348,6 +350,10 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, rule: &RuleEn
     }
     if route.kind == ROUTE_THROW {
         return walk.nothing_decided();
+    }
+    if route.kind == ROUTE_LOCAL_FIRST {
+        walk.nothing_decided();
+        return walk.pass(PassReason::LocalDestination);
     }
     if has_next_hops(route) {
         if i32::from(route.prefix_len) <= i32::from(rule.suppress_prefixlength) {

@@ -17,7 +17,7 @@ use router_common::verdict::{Action, PassReason};
 /// not be rewritten.
 #[inline(always)]
 pub fn act(ctx: &TcContext, skb: &Skb, state: &mut State) -> i32 {
-    let action = state.outcome.decision.action;
+    let action = state.outcome.action;
     if action == Action::Redirect as u8 {
         match redirect(skb, state) {
             Ok(status) => status,
@@ -26,8 +26,8 @@ pub fn act(ctx: &TcContext, skb: &Skb, state: &mut State) -> i32 {
                 TC_ACT_UNSPEC
             }
             Err(Failed::Halfway) => {
-                state.outcome.decision.action = Action::Drop as u8;
-                say_dropped(ctx, state.outcome.decision.oif);
+                state.outcome.action = Action::Drop as u8;
+                say_dropped(ctx, state.outcome.oif);
                 TC_ACT_SHOT
             }
         }
@@ -104,7 +104,7 @@ fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
         skb.set_priority(forwarded_priority((packet.flow >> FLOW_CLASS_SHIFT) as u8));
     }
     // Towards a device without Ethernet headers the kernel strips this one (`__bpf_redirect_no_mac()`).
-    Ok(skb.redirect(outcome.decision.oif))
+    Ok(skb.redirect(outcome.oif))
 }
 
 /// Not `#[cold]`: that would put it into a section of its own, and the loader mistakes its address for one in `.text`.

@@ -2,7 +2,7 @@
 
 use crate::maps::{CONFIG, LEASE, Maps, STATES};
 use crate::skb::{ETHERNET_HEADER, Skb};
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use router_common::classify::{self, Outcome, Tables};
 use router_common::layout::{ABI_VERSION, LINK_ETHERNET, MAY_PASS};
 use router_common::parse::parse;
@@ -47,7 +47,7 @@ impl State {
         state.busy = 1;
         state.walk.packet.len = skb.len();
         state.mark = skb.mark();
-        state.outcome = Outcome::pass(PassReason::Resync, state.mark);
+        state.outcome.begin(state.mark);
         state.sample = 0;
         Some(state)
     }
@@ -76,8 +76,9 @@ pub fn decide<const PROBE: bool>(skb: &Skb, state: &mut State) {
 #[inline(always)]
 fn try_decide<const PROBE: bool>(skb: &Skb, state: &mut State) -> Result<(), PassReason> {
     let lease = LEASE.get_ptr(0).ok_or(PassReason::LeaseExpired)?;
+    // The clock that moves on with every timer tick: the others take longer to read than a rule to try.
     // SAFETY: a plain clock, and a word of an array map that the loader writes whole.
-    if unsafe { bpf_ktime_get_ns() > lease.read_volatile() } {
+    if unsafe { bpf_ktime_get_coarse_ns() > lease.read_volatile() } {
         return Err(PassReason::LeaseExpired);
     }
     let config = CONFIG.get(0).ok_or(PassReason::Resync)?;

@@ -19,7 +19,7 @@ mod bpf {
     use crate::act::{act, skb_of};
     use crate::count::count;
     use crate::ingress::{State, decide};
-    use crate::maps::DECISION;
+    use crate::maps::{DECISION, MapLists};
     use crate::sample::sample;
     use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 
@@ -30,7 +30,7 @@ mod bpf {
         let Some(state) = State::take::<false>(&skb) else { return TC_ACT_UNSPEC };
         decide::<false>(&skb, state);
         let status = act(&ctx, &skb, state);
-        count(&state.outcome.decision, state.walk.packet.len);
+        count(&state.outcome, state.walk.packet.len);
         sample(state);
         state.give_back();
         status
@@ -44,7 +44,7 @@ mod bpf {
         decide::<true>(&skb, state);
         if let Some(decision) = DECISION.get_ptr_mut(0) {
             // SAFETY: the one entry of the map; test runs are not run side by side.
-            unsafe { *decision = state.outcome.decision };
+            unsafe { *decision = state.outcome.decision(&MapLists) };
         }
         state.give_back();
         TC_ACT_UNSPEC

@@ -167,9 +167,11 @@ impl Tables for Maps<'_> {
     fn gateway(&self, index: u32) -> Option<NeighbourEntry> {
         let entry = GATEWAYS.get_ptr(index)?;
         // SAFETY: a word of an array map, which the loader writes whole: its address and whether it may be used belong together.
-        let word = unsafe { entry.read_volatile() }.to_ne_bytes();
-        let [a, b, c, d, e, f, usable @ ..] = word;
-        Some(NeighbourEntry { mac: [a, b, c, d, e, f], usable: u16::from_ne_bytes(usable) })
+        let word = unsafe { entry.read_volatile() };
+        let part = |shift: u32| (word >> shift) as u16;
+        // As `bytemuck` would cast it, without a detour over memory.
+        let [a, b, c, usable] = if cfg!(target_endian = "little") { [0, 16, 32, 48] } else { [48, 32, 16, 0] }.map(part);
+        Some(NeighbourEntry { mac: [a, b, c], usable })
     }
 
     #[inline(always)]

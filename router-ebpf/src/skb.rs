@@ -123,22 +123,23 @@ impl Skb {
         read::<1>(data, end, offset).map(|[word]| u32::from_be(word))
     }
 
-    /// Writes `bytes` at `offset` from the frame's first byte.
+    /// Writes a value without padding, as it lies in memory, at `offset` from the frame's first byte.
     #[inline(always)]
-    pub fn store<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> Result<(), Refused> {
-        self.store_with(offset, bytes, 0)
+    pub fn store<T: Copy>(&self, offset: u32, value: &T) -> Result<(), Refused> {
+        self.store_with(offset, value, 0)
     }
 
     /// Writes, and keeps a checksum over the whole packet (CHECKSUM_COMPLETE) true.
     #[inline(always)]
-    pub fn store_summed<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> Result<(), Refused> {
-        self.store_with(offset, bytes, u64::from(BPF_F_RECOMPUTE_CSUM))
+    pub fn store_summed<T: Copy>(&self, offset: u32, value: &T) -> Result<(), Refused> {
+        self.store_with(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
 
     #[inline(always)]
-    fn store_with<const N: usize>(&self, offset: u32, bytes: &[u8; N], flags: u64) -> Result<(), Refused> {
-        // SAFETY: `bytes` are N readable bytes; the helper checks the range in the packet.
-        done(unsafe { bpf_skb_store_bytes(self.raw.cast(), offset, bytes.as_ptr().cast(), N as u32, flags) })
+    fn store_with<T: Copy>(&self, offset: u32, value: &T, flags: u64) -> Result<(), Refused> {
+        let (from, size) = (ptr::from_ref(value).cast(), size_of::<T>() as u32);
+        // SAFETY: the bytes of `value` are readable; the helper checks the range in the packet.
+        done(unsafe { bpf_skb_store_bytes(self.raw.cast(), offset, from, size, flags) })
     }
 
     /// Cuts the frame to `len` bytes.

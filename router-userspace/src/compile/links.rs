@@ -30,7 +30,7 @@ pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
     let ethernet = link.arphrd == ARPHRD_ETHER;
     if ethernet && let Some(mac) = link.mac {
         entry.flags |= LINK_ETHERNET;
-        entry.mac = mac;
+        entry.mac = bytemuck::cast(mac);
     }
     if link.up && can_transmit(link) {
         entry.flags |= LINK_EGRESS;
@@ -78,7 +78,7 @@ fn can_transmit(link: &Link) -> bool {
 /// Key and value of a neighbour; None where it must not be used.
 pub fn neighbour(neighbour: &Neighbour) -> Option<(NeighbourKey, NeighbourEntry)> {
     let mac = neighbour.mac.filter(|_| neighbour.state.is_usable())?;
-    Some((neighbour_key(neighbour.index, neighbour.addr), NeighbourEntry { mac, usable: 1 }))
+    Some((neighbour_key(neighbour.index, neighbour.addr), NeighbourEntry { mac: bytemuck::cast(mac), usable: 1 }))
 }
 
 /// The key of a neighbour.

@@ -37,7 +37,7 @@ impl FastPath {
     /// What the program would do with this IP packet, which comes in by `context.ifindex` addressed to this host.
     pub fn probe(&mut self, packet: &[u8], context: Context) -> Result<Decision> {
         // What the program does not know it passes, whatever the address.
-        let mac = self.tables.link(context.ifindex).map(|link| link.mac).unwrap_or_default();
+        let mac = self.tables.link(context.ifindex).map(|link| bytemuck::cast(link.mac)).unwrap_or_default();
         self.probe_frame(&ethernet_frame(mac, packet), context)
     }
 
