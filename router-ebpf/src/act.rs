@@ -54,11 +54,6 @@ fn untouched(_: Refused) -> Failed {
     Failed::Untouched
 }
 
-#[inline(always)]
-fn halfway(_: Refused) -> Failed {
-    Failed::Halfway
-}
-
 /// What `ip_rcv_core()`, `ip_forward()` or `ip6_forward()` and the neighbour layer do to a packet on its way.
 #[inline(always)]
 fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
@@ -70,30 +65,30 @@ fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
     if skb.len() > total {
         skb.trim(total).map_err(untouched)?;
     }
-    let offset = if ipv4 { IPV4_TTL_OFFSET } else { IPV6_HOP_LIMIT_OFFSET };
-    let word = skb.word((base + offset) as usize).ok_or(Failed::Untouched)?;
-
     let adds_header = base == 0 && outcome.ethernet != 0;
     let mut start = base;
     if adds_header {
         skb.add_ethernet_header().map_err(untouched)?;
         start = ETHERNET_HEADER;
     }
-    let rewritten = if ipv4 {
+    let failed = if adds_header { Failed::Halfway } else { Failed::Untouched };
+    if ipv4 {
+        let Some(word) = skb.word_mut(start + IPV4_TTL_OFFSET) else { return Err(failed) };
         // The sum over the header, checksum included, stays what it was: CHECKSUM_COMPLETE stays true.
-        skb.store(start + offset, &forwarded_ttl_word(word).to_be_bytes())
+        *word = forwarded_ttl_word(u32::from_be(*word)).to_be();
     } else {
-        skb.store_summed(start + offset, &word.wrapping_sub(1).to_be_bytes())
-    };
-    if rewritten.is_err() {
-        return Err(if adds_header { Failed::Halfway } else { Failed::Untouched });
+        let Some(word) = skb.word_mut(start + IPV6_HOP_LIMIT_OFFSET) else { return Err(failed) };
+        *word = u32::from_be(*word).wrapping_sub(1).to_be();
+        skb.subtract_from_sum(1u32.to_be());
     }
     if outcome.ethernet != 0 {
         // CHECKSUM_COMPLETE does not cover the Ethernet header, here at ingress.
-        skb.store(0, &outcome.macs).map_err(halfway)?;
+        let Some(macs) = skb.macs_mut() else { return Err(Failed::Halfway) };
+        *macs = outcome.macs;
         if adds_header {
             let ethertype = if ipv4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-            skb.store(12, &ethertype.to_be_bytes()).map_err(halfway)?;
+            let Some(place) = skb.ethertype_mut() else { return Err(Failed::Halfway) };
+            *place = ethertype.to_be();
         }
     }
     if outcome.write_mark != skb.mark() {

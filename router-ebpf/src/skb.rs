@@ -1,14 +1,16 @@
 //! The only access to `__sk_buff`.
 //!
-//! Packet bytes are read directly and written only by helpers: a program that writes directly gets a prologue from the verifier
-//! that copies every cloned packet, those that it passes included.
+//! Packet bytes are read and written where they lie. For the writes the verifier puts a prologue before the program that copies the
+//! head of a cloned packet (one that a packet socket holds as well), those that are passed included: that is dearer only while somebody
+//! captures, and the helper that writes costs every packet more than all of the rules.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_check_mtu, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_check_mtu, bpf_csum_update, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use core::ffi::c_long;
 use core::ptr;
+use router_common::layout::Mac;
 use router_common::packet::Frame;
 
 /// Bytes of an Ethernet header.
@@ -116,30 +118,43 @@ impl Skb {
         (field!(self, data) as usize, field!(self, data_end) as usize)
     }
 
-    /// The word at `offset` from the frame's first byte, host byte order.
+    /// The word at `offset` from the frame's first byte, as it lies in memory.
     #[inline(always)]
-    pub fn word(&self, offset: usize) -> Option<u32> {
+    pub fn word_mut(&self, offset: u32) -> Option<&mut u32> {
+        self.at(offset as usize)
+    }
+
+    /// Destination and source address of the Ethernet header.
+    #[inline(always)]
+    pub fn macs_mut(&self) -> Option<&mut [Mac; 2]> {
+        self.at(0)
+    }
+
+    /// The type in the Ethernet header, as it lies in memory.
+    #[inline(always)]
+    pub fn ethertype_mut(&self) -> Option<&mut u16> {
+        self.at(size_of::<[Mac; 2]>())
+    }
+
+    /// Bytes of the packet, to be changed where they lie.
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<&mut T> {
         let (data, end) = self.window();
-        read::<1>(data, end, offset).map(|[word]| u32::from_be(word))
+        let start = data + offset;
+        if start + size_of::<T>() > end {
+            return None;
+        }
+        // SAFETY: the bytes lie before the end, and nobody has another reference to them. On their alignment see `read`.
+        Some(unsafe { &mut *(start as *mut T) })
     }
 
-    /// Writes a value without padding, as it lies in memory, at `offset` from the frame's first byte.
+    /// Keeps a checksum over the whole packet (CHECKSUM_COMPLETE) true where a word has become less by `difference`, as both lie in
+    /// memory.
     #[inline(always)]
-    pub fn store<T: Copy>(&self, offset: u32, value: &T) -> Result<(), Refused> {
-        self.store_with(offset, value, 0)
-    }
-
-    /// Writes, and keeps a checksum over the whole packet (CHECKSUM_COMPLETE) true.
-    #[inline(always)]
-    pub fn store_summed<T: Copy>(&self, offset: u32, value: &T) -> Result<(), Refused> {
-        self.store_with(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM))
-    }
-
-    #[inline(always)]
-    fn store_with<T: Copy>(&self, offset: u32, value: &T, flags: u64) -> Result<(), Refused> {
-        let (from, size) = (ptr::from_ref(value).cast(), size_of::<T>() as u32);
-        // SAFETY: the bytes of `value` are readable; the helper checks the range in the packet.
-        done(unsafe { bpf_skb_store_bytes(self.raw.cast(), offset, from, size, flags) })
+    pub fn subtract_from_sum(&self, difference: u32) {
+        // In ones' complement the negative is the complement. Packets without such a checksum are left as they are.
+        // SAFETY: `raw` is the program's context.
+        unsafe { bpf_csum_update(self.raw, !difference) };
     }
 
     /// Cuts the frame to `len` bytes.

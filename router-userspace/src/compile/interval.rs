@@ -95,6 +95,25 @@ pub fn flatten<K: Key>(mut ranges: Vec<Range<K>>) -> Vec<Segment<K>> {
     flat.segments
 }
 
+/// Cuts ranges into segments as [`flatten`] does, and lays those of `upper` over those of `lower`: where an upper one has a value,
+/// it counts.
+pub fn overlay<K: Key>(lower: Vec<Range<K>>, upper: Vec<Range<K>>) -> Vec<Segment<K>> {
+    let (lower, upper) = (flatten(lower), flatten(upper));
+    let mut segments = Vec::with_capacity(lower.len() + upper.len());
+    let (mut below, mut above) = (NOTHING, NOTHING);
+    let (mut lower, mut upper) = (lower.into_iter().peekable(), upper.into_iter().peekable());
+    while let Some(first) = [lower.peek(), upper.peek()].into_iter().flatten().map(|segment| segment.first).min() {
+        if let Some(segment) = lower.next_if(|segment| segment.first == first) {
+            below = segment.value;
+        }
+        if let Some(segment) = upper.next_if(|segment| segment.first == first) {
+            above = segment.value;
+        }
+        begin(&mut segments, first, if above == NOTHING { below } else { above });
+    }
+    segments
+}
+
 struct Flat<K> {
     segments: Vec<Segment<K>>,
     /// The ranges that hold the place, by last key and value: the innermost is the last.

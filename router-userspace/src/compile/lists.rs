@@ -3,6 +3,7 @@
 use super::below::has_tunnel_key;
 use super::filters::{self, Place};
 use super::jumps::drop_needless;
+use super::routes::Tables;
 use super::selectors::{flow_words, select_ports};
 use super::slots::CounterSlots;
 use super::{Generation, Input, TooLarge, words};
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 /// A rule that can match in some list, before its place there is known.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
-    /// The target of a table or an action is filled in; that of a jump is `jump`.
+    /// Its target is the table's number as long as the table is not laid out; that of a jump is `jump`.
     pub entry: RuleEntry,
     pub selectors: Selectors,
     /// Where a jump leads: an index among the candidates.
@@ -43,8 +44,8 @@ pub(super) struct RuleLists<'a> {
     counters: Vec<(u32, bool)>,
     /// The index of the first rule of each priority.
     first_of: HashMap<u32, usize>,
-    /// Entries of `TABLES` by table; a rule to any other table never gives a route.
-    tables: &'a BTreeMap<u32, u32>,
+    /// A rule to a table that is not there never gives a route.
+    tables: Tables,
     /// Table to mark class.
     classes: &'a BTreeMap<u32, u32>,
     /// Indexes of the rules that look at the interface or the tunnel.
@@ -58,7 +59,7 @@ impl<'a> RuleLists<'a> {
     pub fn new(
         host: &'a Host,
         family: Family,
-        tables: &'a BTreeMap<u32, u32>,
+        tables: Tables,
         input: &'a Input,
         slots: &mut CounterSlots,
     ) -> Self {
@@ -125,11 +126,38 @@ impl<'a> RuleLists<'a> {
         if let Some(list) = self.known.get(&answers) {
             return Ok(*list);
         }
-        let candidates =
+        let mut candidates =
             if self.may_be_skipped() { vec![unseen()] } else { drop_needless(self.candidates(&answers)) };
+        let behind_local = self.leave_local_out(&mut candidates);
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.entry.action == ACT_TABLE) {
+            candidate.entry.target = self.tables.lay(candidate.entry.target, behind_local, generation)?;
+        }
         let list = append(candidates, self.family, generation)?;
         self.known.insert(answers, list);
         Ok(list)
+    }
+
+    /// Takes the rule for the table `local` out where it stands before all others, as it nearly always does: then what that table
+    /// holds is laid over the tables of the other rules, and one look-up takes the place of two. Not where a rule decides without a
+    /// table, which the packets for this host must not meet.
+    fn leave_local_out(&self, candidates: &mut Vec<Candidate>) -> bool {
+        let is_local = |candidate: &Candidate| {
+            let entry = &candidate.entry;
+            let plain = entry.flags == 0 && entry.suppress_prefixlength < 0 && entry.suppress_ifgroup == NO_GROUP;
+            plain && entry.action == ACT_TABLE && entry.target == TABLE_LOCAL
+        };
+        let asks = |candidate: &Candidate| matches!(candidate.entry.action, ACT_TABLE | ACT_GOTO | ACT_UNSEEN);
+        let may = self.tables.can_put_local_first()
+            && candidates.first().is_some_and(is_local)
+            && candidates.iter().all(asks)
+            && candidates.len() > 1;
+        if may {
+            candidates.remove(0);
+            for candidate in candidates {
+                candidate.jump = candidate.jump.map(|target| target - 1);
+            }
+        }
+        may
     }
 
     fn candidates(&self, answers: &[Meets]) -> Vec<Candidate> {
@@ -146,9 +174,11 @@ impl<'a> RuleLists<'a> {
             match rule.action {
                 RuleAction::Table(0) | RuleAction::Unknown(_) => entry.action = ACT_UNSEEN,
                 RuleAction::Table(table) => {
-                    let Some(slot) = self.tables.get(&table) else { continue };
+                    if !self.tables.contains(table) {
+                        continue;
+                    }
                     entry.action = ACT_TABLE;
-                    entry.target = *slot;
+                    entry.target = table;
                     entry.mark_class = self.classes.get(&table).copied().unwrap_or(0);
                 }
                 RuleAction::Goto(target) => {

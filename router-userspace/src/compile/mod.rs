@@ -148,8 +148,8 @@ pub fn compile(host: &Host, input: &Input, slots: &mut CounterSlots) -> Result<G
         return Err(TooLarge::Marks(generation.marks.len()));
     }
     let [tables4, tables6] = routes::compile(host, &mut generation)?;
-    let mut lists4 = lists::RuleLists::new(host, Family::Ipv4, &tables4, input, slots);
-    let mut lists6 = lists::RuleLists::new(host, Family::Ipv6, &tables6, input, slots);
+    let mut lists4 = lists::RuleLists::new(host, Family::Ipv4, tables4, input, slots);
+    let mut lists6 = lists::RuleLists::new(host, Family::Ipv6, tables6, input, slots);
     for link in host.links.values() {
         let mut entry = links::entry(host, link);
         entry.back = lists4.back(link, &mut generation)?;

@@ -1,12 +1,11 @@
 //! Routes: for each prefix of each table the one route that the kernel takes, or the reason to leave it to the stack.
 
-use super::interval::{self, Range, flatten, tree32, tree128};
+use super::interval::{self, Range, flatten, overlay, tree32, tree128};
 use super::{Generation, links, words};
-use crate::model::{Family, Host, NextHop, Route, RouteKind};
+use crate::model::{Family, Host, NextHop, Route, RouteKind, TABLE_LOCAL};
 use ipnet::IpNet;
-use router_common::interval::{Line, Tree};
 use router_common::layout::{
-    NeighbourKey, ROUTE_BLACKHOLE, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE, ROUTE_UNSEEN,
+    NeighbourKey, ROUTE_BLACKHOLE, ROUTE_LOCAL_FIRST, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE, ROUTE_UNSEEN,
     RouteEntry, SOURCE_DOUBTFUL, SOURCE_ONLINK, TableEntry,
 };
 use router_common::verdict::PassReason;
@@ -21,9 +20,48 @@ fn is_special(kind: RouteKind) -> bool {
     )
 }
 
-/// Writes tables, routes, gateways and what is known of addresses; returns the entry in `TABLES` of each table that holds a route,
-/// for each family.
-pub(super) fn compile(host: &Host, generation: &mut Generation) -> Result<[BTreeMap<u32, u32>; 2], interval::Error> {
+/// The routing tables of one family, before they are laid into trees: which of them are needed, and how, the rules decide.
+pub(super) struct Tables {
+    family: Family,
+    /// Of each table that holds a route: prefixes and their entries in `ROUTES`.
+    prefixes: BTreeMap<u32, Vec<(IpNet, u32)>>,
+    /// What the table `local` delivers to this host, if that is all it does: the same prefixes with [`ROUTE_LOCAL_FIRST`].
+    local_first: Option<Vec<(IpNet, u32)>>,
+    /// Entries in `TABLES` of those that have been laid out: alone, and behind `local`.
+    laid: BTreeMap<(u32, bool), u32>,
+}
+
+impl Tables {
+    /// Whether the table holds a route.
+    pub fn contains(&self, id: u32) -> bool {
+        self.prefixes.contains_key(&id)
+    }
+
+    /// Whether a rule for the table `local` before all others can be left out where every table is laid out behind it.
+    pub fn can_put_local_first(&self) -> bool {
+        self.local_first.is_some()
+    }
+
+    /// The entry in `TABLES` of a table; `behind_local`: what is in the table `local` is for this host first.
+    pub fn lay(&mut self, id: u32, behind_local: bool, generation: &mut Generation) -> Result<u32, interval::Error> {
+        if let Some(place) = self.laid.get(&(id, behind_local)) {
+            return Ok(*place);
+        }
+        let own = self.prefixes.get(&id).into_iter().flatten().copied();
+        let local = self.local_first.iter().flatten().copied().filter(|_| behind_local);
+        let routes = match self.family {
+            Family::Ipv4 => tree32(&mut generation.lines, &overlay(ranges4(own), ranges4(local)))?,
+            Family::Ipv6 => tree128(&mut generation.lines, &overlay(ranges6(own), ranges6(local)))?,
+        };
+        generation.tables.push(TableEntry { id, routes, pad: 0 });
+        let place = generation.tables.len() as u32 - 1;
+        self.laid.insert((id, behind_local), place);
+        Ok(place)
+    }
+}
+
+/// Writes routes, gateways and what is known of addresses; returns the tables of both families.
+pub(super) fn compile(host: &Host, generation: &mut Generation) -> Result<[Tables; 2], interval::Error> {
     let mut groups: BTreeMap<(Family, u32, IpNet), Vec<&Route>> = BTreeMap::new();
     let mut sources: BTreeMap<IpNet, u32> = BTreeMap::new();
     let own = OwnAddresses::new(host);
@@ -37,53 +75,51 @@ pub(super) fn compile(host: &Host, generation: &mut Generation) -> Result<[BTree
         }
         groups.entry((route.family, route.table, route.dst.trunc())).or_default().push(route);
     }
-    generation.config.sources = ipv4_tree(&mut generation.lines, inherit(&sources))?;
-    write_exceptions(host, generation)?;
+    generation.config.sources = tree32(&mut generation.lines, &flatten(ranges4(inherit(&sources))))?;
+    let exceptions = || host.exceptions.iter().map(|addr| (IpNet::from(*addr), 0));
+    generation.config.exceptions4 = tree32(&mut generation.lines, &flatten(ranges4(exceptions())))?;
+    generation.config.exceptions6 = tree128(&mut generation.lines, &flatten(ranges6(exceptions())))?;
 
     let places = host.links.keys().copied().zip(0..).collect();
     let known = Known { host, own, shared: SharedObjects::new(host), places };
     let mut entries = Entries::default();
-    let mut prefixes: BTreeMap<(Family, u32), Vec<(IpNet, u32)>> = BTreeMap::new();
+    let mut tables = Family::BOTH.map(|family| Tables {
+        family,
+        prefixes: BTreeMap::new(),
+        local_first: Some(Vec::new()),
+        laid: BTreeMap::new(),
+    });
     for ((family, table, dst), routes) in groups {
-        if let Some(entry) = select(&known, family, routes) {
-            let number = entries.add(entry, generation);
-            prefixes.entry((family, table)).or_default().push((dst, number));
+        let Some(entry) = select(&known, family, routes) else { continue };
+        let tables = &mut tables[usize::from(family == Family::Ipv6)];
+        if table == TABLE_LOCAL {
+            let delivers = entry.kind == ROUTE_UNSEEN && entry.reason == PassReason::LocalDestination as u8;
+            tables.local_first = tables.local_first.take().filter(|_| delivers).map(|mut prefixes| {
+                let first = RouteEntry { kind: ROUTE_LOCAL_FIRST, prefix_len: 0, ..entry };
+                prefixes.push((dst, entries.add(first, generation)));
+                prefixes
+            });
         }
-    }
-    let mut tables = [BTreeMap::new(), BTreeMap::new()];
-    for ((family, id), prefixes) in prefixes {
-        let routes = match family {
-            Family::Ipv4 => ipv4_tree(&mut generation.lines, prefixes)?,
-            Family::Ipv6 => ipv6_tree(&mut generation.lines, prefixes)?,
-        };
-        tables[usize::from(family == Family::Ipv6)].insert(id, generation.tables.len() as u32);
-        generation.tables.push(TableEntry { id, routes, pad: 0 });
+        let number = entries.add(entry, generation);
+        tables.prefixes.entry(table).or_default().push((dst, number));
     }
     Ok(tables)
 }
 
-/// Destinations for which the stack knows better.
-fn write_exceptions(host: &Host, generation: &mut Generation) -> Result<(), interval::Error> {
-    let of = |family| host.exceptions.iter().filter(move |addr| Family::of(**addr) == family).map(|addr| (IpNet::from(*addr), 0));
-    generation.config.exceptions4 = ipv4_tree(&mut generation.lines, of(Family::Ipv4))?;
-    generation.config.exceptions6 = ipv6_tree(&mut generation.lines, of(Family::Ipv6))?;
-    Ok(())
-}
-
-fn ipv4_tree(lines: &mut Vec<Line>, prefixes: impl IntoIterator<Item = (IpNet, u32)>) -> Result<Tree, interval::Error> {
-    let ranges = prefixes.into_iter().filter_map(|(net, value)| match net.network() {
+fn ranges4(prefixes: impl IntoIterator<Item = (IpNet, u32)>) -> Vec<Range<u32>> {
+    let range = |(net, value): (IpNet, u32)| match net.network() {
         IpAddr::V4(addr) => Some(Range::prefix4(addr, net.prefix_len(), value)),
         IpAddr::V6(_) => None,
-    });
-    tree32(lines, &flatten(ranges.collect()))
+    };
+    prefixes.into_iter().filter_map(range).collect()
 }
 
-fn ipv6_tree(lines: &mut Vec<Line>, prefixes: impl IntoIterator<Item = (IpNet, u32)>) -> Result<Tree, interval::Error> {
-    let ranges = prefixes.into_iter().filter_map(|(net, value)| match net.network() {
+fn ranges6(prefixes: impl IntoIterator<Item = (IpNet, u32)>) -> Vec<Range<u128>> {
+    let range = |(net, value): (IpNet, u32)| match net.network() {
         IpAddr::V4(_) => None,
         IpAddr::V6(addr) => Some(Range::prefix6(addr, net.prefix_len(), value)),
-    });
-    tree128(lines, &flatten(ranges.collect()))
+    };
+    prefixes.into_iter().filter_map(range).collect()
 }
 
 /// The entries of `ROUTES` and `GATEWAYS`, each once.
