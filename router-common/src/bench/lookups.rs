@@ -110,3 +110,43 @@ fn masks(length: u32) -> [u32; 4] {
 fn and(words: [u32; 4], masks: [u32; 4]) -> [u32; 4] {
     [words[0] & masks[0], words[1] & masks[1], words[2] & masks[2], words[3] & masks[3]]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookups(lengths: [u8; 32], mask: u32) -> Lookups {
+        let occurring = [0; LENGTHS];
+        Lookups { prefixes: 100_000, mask, count: 1, waits_for: 0, pad: 0, tree: Tree::EMPTY, lengths, occurring }
+    }
+
+    #[test]
+    fn every_address_lies_in_a_prefix_and_hosts_differ() {
+        let (four, six) = (lookups(LENGTHS4, u32::MAX), lookups(LENGTHS6, u32::MAX));
+        let (mut seen4, mut seen6) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+        for number in 0..10_000 {
+            let pick = four.pick(mix(number));
+            let (prefix, length) = four.prefix4(pick);
+            let address = four.address4(number);
+            assert_eq!(address & mask(length), prefix, "{number}");
+            seen4.insert(address);
+            let (prefix, length) = six.prefix6(pick);
+            let address = six.address6(number);
+            assert_eq!(and(address, masks(length)), prefix, "{number}");
+            seen6.insert(address);
+        }
+        assert!(seen4.len() > 9_500 && seen6.len() > 9_500, "{} and {} addresses", seen4.len(), seen6.len());
+        let one = lookups(LENGTHS4, 0);
+        assert_eq!(one.address4(1), one.address4(2));
+    }
+
+    #[test]
+    fn no_more_lengths_occur_than_there_is_room_for() {
+        for lengths in [LENGTHS4, LENGTHS6] {
+            let distinct: std::collections::HashSet<u8> = lengths.into_iter().collect();
+            assert!(distinct.len() <= LENGTHS, "{distinct:?}");
+        }
+        assert_eq!([0, 1, 32].map(mask), [0, 1 << 31, u32::MAX]);
+        assert_eq!(masks(65), [u32::MAX, u32::MAX, 1 << 31, 0]);
+    }
+}
