@@ -85,15 +85,13 @@ impl Line {
         Line(words)
     }
 
-    /// Of intervals as pairs of end and value, in ascending order, at most [`VALUES`]. What is after the last end counts to the last.
+    /// Of intervals as pairs of end and value, in ascending order, at most [`VALUES`]. The last end of a full leaf is not looked at.
     pub fn leaf(intervals: impl Iterator<Item = (u32, u32)>) -> Line {
         let mut words = [u32::MAX; WORDS];
         for (place, (end, value)) in intervals.take(VALUES).enumerate() {
             words[place] = value;
             words[VALUES + place] = end;
         }
-        // The last one of a full leaf needs none.
-        words[WORDS - 1] = u32::MAX;
         Line(words)
     }
 
