@@ -71,7 +71,7 @@ impl Tree {
 
     #[inline(always)]
     fn unpacked(value: u32) -> Option<Tree> {
-        let tree = Tree { root: value & (MAX_LINES - 1), depth: value >> DEPTH_SHIFT & (SUBTREE >> DEPTH_SHIFT) - 1 };
+        let tree = Tree { root: value & (MAX_LINES - 1), depth: (value & !SUBTREE) >> DEPTH_SHIFT };
         (value >= SUBTREE && value != NOTHING).then_some(tree)
     }
 }

@@ -31,8 +31,8 @@ pub struct Lookups {
     pub mask: u32,
     /// Addresses to look up in a run.
     pub count: u32,
-    /// 0. The bits of a value that the next address depends on: none, but no CPU knows that before the value is there, so that
-    /// look-ups do not overlap.
+    /// The bits of a value that the next address depends on. There are none, but no CPU knows that before the value is there, so
+    /// that look-ups do not overlap.
     pub waits_for: u32,
     /// Padding.
     pub pad: u32,
@@ -91,7 +91,7 @@ impl Lookups {
 
     #[inline(always)]
     fn pick(&self, random: u32) -> u32 {
-        (u64::from(random) * u64::from(self.prefixes) >> 32) as u32
+        ((u64::from(random) * u64::from(self.prefixes)) >> 32) as u32
     }
 }
 
