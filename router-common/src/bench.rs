@@ -5,6 +5,8 @@
 //! scattered, the lengths mixed. A flow is a number; all of a packet follows from it. Flow 0 belongs to the last rule, so that a
 //! walk over the rules passes all of them, and the flows together to all rules alike.
 
+pub mod lookups;
+
 use crate::packet::{IPV4, IPV6};
 use bytemuck::{Pod, Zeroable};
 

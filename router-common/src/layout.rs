@@ -455,7 +455,10 @@ pub const NO_RULE: u32 = u32::MAX;
 #[cfg(feature = "user")]
 mod user {
     use super::*;
-    use crate::bench::{Generator, Limit, Sink, Span};
+    use crate::bench::{
+        Generator, Limit, Sink, Span,
+        lookups::{Found, Lookups},
+    };
 
     macro_rules! pod { ($($name:ident),*) => { $(
         // SAFETY: repr(C), Copy, 'static, and without padding: bytemuck's derive of Pod proves it.
@@ -479,7 +482,9 @@ mod user {
         Generator,
         Limit,
         Sink,
-        Span
+        Span,
+        Lookups,
+        Found
     );
 }
 

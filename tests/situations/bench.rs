@@ -73,6 +73,35 @@ fn check(row: &Value) -> Result<()> {
     Ok(())
 }
 
+/// That they find the same, the benchmark itself makes sure of.
+#[test]
+fn look_ups_are_measured_in_every_structure() -> Result<()> {
+    if Bed::new(EXE)?.is_none() {
+        return Ok(());
+    }
+    let report = json(&["--quick", "--lookups", "10,1000"])?;
+    ensure!(list(&report["results"]).is_empty(), "{}", report["results"]);
+    let rows = list(&report["lookups"]);
+    for (family, structures) in [("ipv4", &["tree", "LPM_TRIE", "hashes"][..]), ("ipv6", &["tree", "LPM_TRIE"])] {
+        for structure in structures {
+            for (prefixes, addresses) in [(10, "one"), (10, "random"), (1000, "one"), (1000, "random")] {
+                let is_it = |row: &&Value| {
+                    [&row["family"], &row["structure"], &row["addresses"]] == [family, structure, addresses]
+                        && row["prefixes"] == prefixes
+                };
+                let row =
+                    rows.iter().find(is_it).with_context(|| format!("{family} {structure} {prefixes} {addresses}"))?;
+                // Less than nothing where the program without look-ups was held up: the time is nobody's business here.
+                ensure!(row["ns"].is_number(), "{row}");
+            }
+        }
+    }
+    let output = Command::new(EXE).args(["bench", "--lookups", "0"]).output()?;
+    let text = String::from_utf8(output.stderr)?;
+    ensure!(!output.status.success() && text.contains("1048576"), "{:?}: {text}", output.status);
+    Ok(())
+}
+
 #[test]
 fn with_rp_filter_the_action_taken_is_named() -> Result<()> {
     if Bed::new(EXE)?.is_none() {

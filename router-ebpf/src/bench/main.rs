@@ -11,6 +11,8 @@ mod generate;
 #[cfg(target_arch = "bpf")]
 mod limit;
 #[cfg(target_arch = "bpf")]
+mod lookup;
+#[cfg(target_arch = "bpf")]
 mod sink;
 
 #[cfg(target_arch = "bpf")]

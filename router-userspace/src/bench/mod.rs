@@ -9,6 +9,7 @@
 mod host_traffic;
 mod latency;
 mod loading;
+mod lookups;
 pub mod machine;
 pub mod measure;
 pub mod paths;
@@ -32,6 +33,8 @@ pub struct Options {
     pub paths: Vec<String>,
     /// Numbers of rules.
     pub sizes: Vec<u32>,
+    /// Numbers of prefixes for the look-ups by themselves.
+    pub lookups: Vec<u32>,
     /// The kinds of traffic.
     pub traffic: Vec<Traffic>,
     /// How often each is measured.

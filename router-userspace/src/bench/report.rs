@@ -28,6 +28,8 @@ pub struct Report {
     pub host_traffic: Vec<HostRow>,
     /// The programs by themselves.
     pub programs: Vec<ProgramRow>,
+    /// Look-ups among many prefixes by themselves.
+    pub lookups: Vec<LookupRow>,
 }
 
 /// How it was measured.
@@ -168,6 +170,29 @@ pub struct ProgramRow {
     pub verified_instructions: Option<u32>,
     /// Bytes of stack, of all frames of the deepest call.
     pub stack_bytes: Option<u32>,
+}
+
+/// One look-up in one structure.
+#[derive(Clone, Debug, Serialize)]
+pub struct LookupRow {
+    /// What holds the prefixes; `none` is the cost of making the addresses, which the others do not include.
+    pub structure: &'static str,
+    /// The family.
+    pub family: Family,
+    /// How many prefixes: those of `router_common::bench::lookups`.
+    pub prefixes: u32,
+    /// `one` address again and again, or `random` ones that do not come again.
+    pub addresses: &'static str,
+    /// Time of a look-up, the median over the rounds.
+    pub ns: f64,
+    /// The same over the rounds.
+    pub spread: Spread,
+    /// The time of a look-up in `LPM_TRIE` against this one, round by round.
+    pub faster_than_trie: Option<f64>,
+    /// Until all prefixes are in the map.
+    pub fill_ms: Option<f64>,
+    /// The size of the map's entries.
+    pub bytes: Option<usize>,
 }
 
 impl Traffic {

@@ -4,7 +4,7 @@ use super::machine::Machine;
 use super::measure::{Driver, Pace, Shot};
 use super::paths::{HARNESS, KERNEL, LIMIT, Path, Ready};
 use super::report::{LeftOut, LoadingRow, METHOD, Method, Report, Row};
-use super::{Error, Options, Result, Traffic, host_traffic, latency, programs, rules, stats};
+use super::{Error, Options, Result, Traffic, host_traffic, latency, lookups, programs, rules, stats};
 use crate::model::Family;
 use router_common::bench::{BLOCK, Plan};
 
@@ -40,14 +40,17 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<
         latency: Vec::new(),
         host_traffic: Vec::new(),
         programs: Vec::new(),
+        lookups: Vec::new(),
     };
     let setups = setups(options);
     let steps_of = |setup: &Setup| 1 + setup.traffic.len() * options.rounds as usize + usize::from(setup.first);
-    let steps = setups.iter().map(|setup| paths.len() * steps_of(setup)).sum();
+    let steps: usize = setups.iter().map(|setup| paths.len() * steps_of(setup)).sum();
+    let steps = steps + options.lookups.len() * Family::BOTH.len();
     let mut bench = Bench { options, paths, driver, report, steps, done: 0, progress };
     for setup in &setups {
         bench.measure(setup)?;
     }
+    bench.lookups()?;
     bench.report.programs.extend(programs::verified()?);
     Ok(bench.report)
 }
@@ -194,6 +197,18 @@ impl Bench<'_> {
                 wrong: arrived - right,
                 actions: ready.actions()?,
             });
+        }
+        Ok(())
+    }
+
+    fn lookups(&mut self) -> Result<()> {
+        let Options { rounds, slice, .. } = *self.options;
+        let pace = lookups::Pace { rounds, slice, cpu: self.driver.cpu() };
+        for family in Family::BOTH {
+            for &prefixes in &self.options.lookups {
+                self.step(&format!("look-ups among {prefixes} {family} prefixes"));
+                self.report.lookups.extend(lookups::measure(family, prefixes, pace)?);
+            }
         }
         Ok(())
     }

@@ -231,6 +231,9 @@ pub struct BenchArgs {
     /// Numbers of rules or prefixes, up to 1,048,576.
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub size: Vec<u32>,
+    /// Look addresses up among so many prefixes, up to 1,048,576, without forwarding; no paths unless they are named.
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub lookups: Vec<u32>,
     /// How often each path is measured.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,

@@ -96,4 +96,6 @@ pub const SAMPLE: &str = r#"{ "machine": { "processor": "P", "cpus": 2 }, "metho
         { "path": "wayfork-redirect", "rules": 1000, "family": "ipv4", "packet": 64, "flows": "one", "rp_filter": 0,
           "pps": 2500000.0, "ratio_to_kernel": 25.0, "spread": { "q1": 1.0, "q3": 2.0 }, "sent": 200, "arrived": 200,
           "actions": { "redirect": 9, "pass: no-neighbour": 1 } } ],
+    "lookups": [ { "structure": "tree", "family": "ipv4", "prefixes": 1000000, "addresses": "random", "ns": 150.3,
+        "spread": { "q1": 149.4, "q3": 150.6 }, "faster_than_trie": 8.76, "fill_ms": null, "bytes": 14994637 } ],
     "left_out": [ { "path": "stack-nft", "rules": null, "why": "no nft" } ] }"#;

@@ -26,6 +26,7 @@ pub fn page(report: &Report) -> String {
         ("latency", "One packet at a time", LATENCY),
         ("host_traffic", "What the host itself sends", HOST_TRAFFIC),
         ("programs", "The programs by themselves", PROGRAMS),
+        ("lookups", "Look-ups by themselves", LOOKUPS),
         ("left_out", "Left out", LEFT_OUT),
     ] {
         let mut rows = report.rows(part).peekable();
@@ -125,6 +126,20 @@ const PROGRAMS: &[Column] = &[
     ("verified instructions", |row| decimals(row.number("verified_instructions"), 1.0, 0)),
     ("stack bytes", |row| decimals(row.number("stack_bytes"), 1.0, 0)),
 ];
+const LOOKUPS: &[Column] = &[
+    ("structure", |row| row.text("structure").to_owned()),
+    FAMILY,
+    ("prefixes", |row| row.number("prefixes").map_or(String::new(), |prefixes| count(prefixes as u64))),
+    ("addresses", |row| row.text("addresses").to_owned()),
+    ("ns", |row| decimals(row.number("ns"), 1.0, 1)),
+    ("quarters", |row| {
+        let quarter = |name| decimals(row.value("spread")[name].as_f64(), 1.0, 1);
+        format!("{}–{}", quarter("q1"), quarter("q3"))
+    }),
+    ("× faster than LPM_TRIE", |row| decimals(row.number("faster_than_trie"), 1.0, 2)),
+    ("fill ms", |row| decimals(row.number("fill_ms"), 1.0, 1)),
+    ("MiB", |row| decimals(row.number("bytes"), f64::from(1 << 20), 2)),
+];
 const LEFT_OUT: &[Column] = &[PATH, RULES, FAMILY, ("why", |row| row.text("why").replace(['\n', '|'], " "))];
 
 fn decimals(value: Option<f64>, unit: f64, places: usize) -> String {
@@ -156,6 +171,10 @@ mod tests {
         assert!(page.contains("| path | 1,000 |") && page.contains("| wayfork-redirect | 2500.0 (25.00×) |"), "{page}");
         assert!(page.contains("99.0–101.0") && page.contains("| 99.50 |") && page.contains("| redirect |"), "{page}");
         assert!(page.contains("| stack-nft |  |  | no nft |") && !page.contains("Installing"), "{page}");
+        assert!(
+            page.contains("| tree | ipv4 | 1,000,000 | random | 150.3 | 149.4–150.6 | 8.76 |  | 14.30 |"),
+            "{page}"
+        );
     }
 
     #[test]

@@ -34,7 +34,13 @@ pub fn text(report: &Report, color: bool) -> String {
         // Writing to a String does not fail.
         writeln!(text, "{}\n{}\n", traffic.text(), results(rows, color)).ok();
     }
-    let parts = [loading(report, color), latency(report, color), host_traffic(report, color), programs(report, color)];
+    let parts = [
+        loading(report, color),
+        latency(report, color),
+        host_traffic(report, color),
+        programs(report, color),
+        lookups(report, color),
+    ];
     for (heading, table) in parts.into_iter().flatten() {
         writeln!(text, "{heading}\n{table}\n").ok();
     }
@@ -135,6 +141,24 @@ fn host_traffic(report: &Report, color: bool) -> Option<(&'static str, Table)> {
     });
     let header = ["path", "rules", "family", "thousand datagrams/s", "thousand connect()/s"];
     Some(("What the host itself sends", numbers(&header, rows.collect(), color)?))
+}
+
+fn lookups(report: &Report, color: bool) -> Option<(&'static str, Table)> {
+    let rows = report.lookups.iter().map(|row| {
+        let cells = vec![
+            row.family.to_string(),
+            number(row.prefixes),
+            row.addresses.to_owned(),
+            format!("{:.1}", row.ns),
+            format!("{:.1}–{:.1}", row.spread.q1, row.spread.q3),
+            row.faster_than_trie.map_or(String::new(), |ratio| format!("{ratio:.2}")),
+            row.fill_ms.map_or(String::new(), |ms| format!("{ms:.0}")),
+            row.bytes.map_or(String::new(), |bytes| format!("{:.2}", bytes as f64 / f64::from(1 << 20))),
+        ];
+        (row.structure.to_owned(), cells)
+    });
+    let header = ["structure", "family", "prefixes", "addresses", "ns", "quarters", "× faster", "fill ms", "MiB"];
+    Some(("Look-ups by themselves", numbers(&header, rows.collect(), color)?))
 }
 
 fn programs(report: &Report, color: bool) -> Option<(&'static str, Table)> {
