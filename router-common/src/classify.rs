@@ -23,6 +23,10 @@ pub trait Tables: Lists {
     fn mark_in_use(&self, index: u32) -> Option<&u32>;
     /// Whether every segment of this GSO packet fits the device, and the device's MTU is at most `mtu`.
     fn segments_fit(&self, oif: u32, mtu: u32) -> bool;
+    /// Brings the walk to where that of an earlier packet like it ended ([`crate::layout::Flow::recall`]); false where none is known.
+    fn recall(&self, epoch: u32, walk: &mut Walk) -> bool;
+    /// Keeps what a walk has found for a packet that came with this mark ([`crate::layout::Flow::keep`]).
+    fn keep(&self, epoch: u32, mark: u32, walk: &Walk);
     /// Calls [`crate::walk::mark_step`] until it says false, at most `times` times.
     fn rewrite_mark(&self, walk: &mut Walk, times: u32);
     /// Calls [`crate::walk::filter_step`] until it says false, at most `times` times.
@@ -134,31 +138,15 @@ pub fn decide(
     if ingress.flags & (if ipv4 { LINK_FORWARDS4 } else { LINK_FORWARDS6 }) == 0 {
         return outcome.leave(PassReason::ForwardingOff);
     }
-    if is_exception(tables, config, &walk.packet) {
-        return outcome.leave(PassReason::Exception);
-    }
-    // A fragment has no ports: that is what the stack's rules see too, where nothing puts it together on the way to them.
-    let whole =
-        config.fragments == FRAGMENTS_PASS || (config.fragments == FRAGMENTS_REDIRECT && ingress.may != MAY_REDIRECT);
-    if walk.packet.fragment != 0 && whole {
-        return outcome.leave(PassReason::Fragment);
-    }
-
-    if config.marks != 0 {
-        walk.begin_marks();
-        tables.rewrite_mark(walk, if config.marks < MAX_MARKS { config.marks } else { MAX_MARKS });
-    }
-    if !walk_list(tables, walk, if ipv4 { ingress.list4 } else { ingress.list6 }) {
-        return outcome.leave(PassReason::Resync);
+    if !tables.recall(config.epoch, walk) {
+        find(tables, config, ingress, walk, back);
+        tables.keep(config.epoch, received_mark, walk);
     }
 
     outcome.mark = walk.packet.mark;
     if walk.rule != NO_RULE {
         outcome.rule = walk.rule;
         outcome.table = walk.table;
-        if walk.fallback != 0 {
-            return outcome.leave(PassReason::ShadowDisagreed);
-        }
     }
     match walk.end {
         end::ROUTE => {
@@ -167,14 +155,8 @@ pub fn decide(
             outcome.verdict = Verdict::Forward as u8;
             outcome.route = walk.route;
             outcome.oif = route.oif;
-            // IPv6 forwards whatever the source, but for those that the parser refuses (`ip6_forward()`).
-            let source = if ipv4 { tables.find32(config.sources, u32::from_be(walk.packet.src[0])) } else { NOTHING };
-            let source = if source == NOTHING { 0 } else { source };
-            if source & SOURCE_DOUBTFUL != 0 && source_is_refused(tables, ingress, egress, walk, back) {
-                return outcome.leave(PassReason::Source);
-            }
             if ingress.may == MAY_REDIRECT {
-                redirect(tables, ingress, egress, route, source, &walk.packet, outcome)
+                redirect(tables, ingress, egress, route, walk, outcome)
             } else {
                 mark(tables, config, egress, walk, received_mark, outcome)
             }
@@ -191,6 +173,47 @@ pub fn decide(
         }
         end::PASS => outcome.reason = walk.reason as u8,
         _ => outcome.leave(PassReason::RuleLimit),
+    }
+}
+
+/// Finds what marks, rules, routes and the source make of the packet: all that depends on nothing but what rules and routes can see of
+/// it, and so is the same for the next packet of the flow.
+#[inline(always)]
+fn find(tables: &impl Tables, config: &Config, ingress: &LinkEntry, walk: &mut Walk, back: &mut Walk) {
+    walk.rule = NO_RULE;
+    walk.source = 0;
+    walk.timed = 0;
+    if is_exception(tables, config, &walk.packet) {
+        walk.pass(PassReason::Exception);
+        return;
+    }
+    // A fragment has no ports: that is what the stack's rules see too, where nothing puts it together on the way to them.
+    let whole =
+        config.fragments == FRAGMENTS_PASS || (config.fragments == FRAGMENTS_REDIRECT && ingress.may != MAY_REDIRECT);
+    if walk.packet.fragment != 0 && whole {
+        walk.pass(PassReason::Fragment);
+        return;
+    }
+    if config.marks != 0 {
+        walk.begin_marks();
+        tables.rewrite_mark(walk, if config.marks < MAX_MARKS { config.marks } else { MAX_MARKS });
+    }
+    let ipv4 = walk.packet.family == IPV4;
+    if !walk_list(tables, walk, if ipv4 { ingress.list4 } else { ingress.list6 }) {
+        walk.pass(PassReason::Resync);
+        return;
+    }
+    if walk.rule != NO_RULE && walk.fallback != 0 {
+        walk.pass(PassReason::ShadowDisagreed);
+        return;
+    }
+    // IPv6 forwards whatever the source, but for those that the parser refuses (`ip6_forward()`).
+    if ipv4 && walk.end == end::ROUTE {
+        let source = tables.find32(config.sources, u32::from_be(walk.packet.src[0]));
+        walk.source = if source == NOTHING { 0 } else { source };
+        if walk.source & SOURCE_DOUBTFUL != 0 && source_is_refused(tables, ingress, walk, back) {
+            walk.pass(PassReason::Source);
+        }
     }
 }
 
@@ -222,11 +245,11 @@ fn is_exception(tables: &impl Tables, config: &Config, packet: &Packet) -> bool 
 fn source_is_refused(
     tables: &impl Tables,
     ingress: &LinkEntry,
-    egress: &LinkEntry,
     walk: &Walk,
     back: &mut Walk,
 ) -> bool {
     let packet = &walk.packet;
+    let Some(egress) = tables.route(walk.route).and_then(|route| tables.link(route.egress)) else { return true };
     let there = &mut back.packet;
     (there.src[0], there.dst[0]) = (packet.dst[0], packet.src[0]);
     (there.sport, there.dport) = (packet.dport, packet.sport);
@@ -246,14 +269,14 @@ fn redirect(
     ingress: &LinkEntry,
     egress: &LinkEntry,
     route: &RouteEntry,
-    source: u32,
-    packet: &Packet,
+    walk: &Walk,
     outcome: &mut Outcome,
 ) {
+    let packet = &walk.packet;
     if egress.flags & LINK_EGRESS == 0 {
         return outcome.leave(PassReason::EgressInterface);
     }
-    if route.oif == packet.iif && draws_redirect(ingress, source, packet, route) {
+    if route.oif == packet.iif && draws_redirect(ingress, walk.source, packet, route) {
         return outcome.leave(PassReason::IcmpRedirect);
     }
 

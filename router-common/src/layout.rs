@@ -37,6 +37,8 @@ pub struct Config {
     pub sample: u32,
     /// Which state of the maps decides; carried by every sample.
     pub generation: u32,
+    /// Never the same for two generations of this program's life, and never 0: entries of `FLOWS` of another one do not count.
+    pub epoch: u32,
     /// Interface index to entry of `LINKS`.
     pub links: Tree,
     /// IPv4 source to `SOURCE_*` bits.
@@ -451,6 +453,44 @@ pub const SAMPLES_BYTES: u32 = 1 << 18;
 /// `Decision::rule` where no rule decided.
 pub const NO_RULE: u32 = u32::MAX;
 
+/// An entry of `FLOWS`: what the walk of the rules has found for packets that look like this one to all rules, marks and routes.
+/// It holds as long as the generation does that it was found in. (What may change in between is not in it: neighbours, time.)
+#[repr(C, align(128))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// `Config::epoch`.
+    pub epoch: u32,
+    /// Ingress interface index.
+    pub iif: u32,
+    /// First words of source and destination.
+    pub addrs: [u32; 2],
+    /// [`ports`] as rules see them.
+    pub ports: u32,
+    /// fwmark as received.
+    pub mark: u32,
+    /// As in [`crate::packet::Packet::flow`].
+    pub flow: u32,
+    /// Family, protocol, and whether it is a fragment.
+    pub kind: u32,
+    /// `Walk::route`.
+    pub route: u32,
+    /// `Walk::end`, `Walk::reason` or `Walk::verdict`, `Walk::source`, a byte each, the lowest first.
+    pub end: u32,
+    /// `Walk::rule`.
+    pub rule: u32,
+    /// `Walk::table`.
+    pub table: u32,
+    /// `Walk::class`.
+    pub class: u32,
+    /// The mark after the `[[mark]]` statements.
+    pub mark_after: u32,
+    /// The other words of source and destination, IPv6's alone.
+    pub rest: [[u32; 3]; 2],
+}
+
+/// How many of `FLOWS` each CPU has: its own block, and one more for the probe. A power of two.
+pub const FLOWS_PER_CPU: u32 = 4096;
+
 /// Every type that aya hands to the kernel.
 #[cfg(feature = "user")]
 mod user {
@@ -495,7 +535,7 @@ mod tests {
 
     #[test]
     fn sizes_are_the_abi() {
-        assert_eq!(size_of::<Config>(), 68);
+        assert_eq!(size_of::<Config>(), 72);
         assert_eq!(size_of::<LinkEntry>(), 40);
         assert_eq!(size_of::<ListEntry>(), 80);
         assert_eq!(size_of::<RuleEntry>(), 32);
@@ -505,6 +545,7 @@ mod tests {
         assert_eq!(size_of::<NeighbourKey>(), 24);
         assert_eq!(size_of::<NeighbourEntry>(), 8);
         assert_eq!(size_of::<MarkEntry>(), 136);
+        assert_eq!(size_of::<Flow>(), 128);
         assert_eq!(size_of::<Counter>(), 64);
         assert_eq!(size_of::<PassCounter>(), 16);
         assert_eq!(size_of::<Decision>(), 36);

@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod classify;
+pub mod flow;
 pub mod interval;
 pub mod layout;
 pub mod packet;

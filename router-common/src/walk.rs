@@ -67,6 +67,10 @@ pub struct Walk {
     pub class: u32,
     /// Not 0 where what it decides is the stack's.
     pub fallback: u32,
+    /// What is known of an IPv4 source: `SOURCE_*` bits.
+    pub source: u32,
+    /// Not 0 where a route was met whose time is limited: a later packet may find another.
+    pub timed: u32,
     /// Index of the next mark, or of the next filter.
     at: u32,
     /// The mark statement that has matched: its other alternatives do not count. `u32::MAX` for none yet.
@@ -104,6 +108,8 @@ impl Walk {
         table: 0,
         class: 0,
         fallback: 0,
+        source: 0,
+        timed: 0,
         at: 0,
         statement: u32::MAX,
         list: 0,
@@ -145,7 +151,7 @@ impl Walk {
     }
 
     #[inline(always)]
-    fn pass(&mut self, reason: PassReason) -> bool {
+    pub(crate) fn pass(&mut self, reason: PassReason) -> bool {
         self.end = end::PASS;
         self.reason = reason as u32;
         false
@@ -345,8 +351,11 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, rule: &RuleEn
     }
     let Some(route) = lists.route(found) else { return walk.pass(PassReason::Resync) };
     // One whose time is over is not there (`__find_rr_leaf()`, net/ipv6/route.c): another may take its place.
-    if route.expires != 0 && lists.seconds() >= route.expires {
-        return walk.pass(PassReason::RouteExpiry);
+    if route.expires != 0 {
+        walk.timed = 1;
+        if lists.seconds() >= route.expires {
+            return walk.pass(PassReason::RouteExpiry);
+        }
     }
     if route.kind == ROUTE_THROW {
         return walk.nothing_decided();

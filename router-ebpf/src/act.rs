@@ -84,7 +84,10 @@ fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
     if outcome.ethernet != 0 {
         // CHECKSUM_COMPLETE does not cover the Ethernet header, here at ingress.
         let Some(macs) = skb.macs_mut() else { return Err(Failed::Halfway) };
-        *macs = outcome.macs;
+        // Piece by piece: an array that is copied whole becomes a loop over its bytes in BPF.
+        for (to, from) in macs.iter_mut().zip(&outcome.macs) {
+            (to[0], to[1], to[2]) = (from[0], from[1], from[2]);
+        }
         if adds_header {
             let ethertype = if ipv4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
             let Some(place) = skb.ethertype_mut() else { return Err(Failed::Halfway) };

@@ -14,7 +14,7 @@ use core::ptr;
 use router_common::classify::Tables;
 use router_common::interval::{self, Line, Lines, Tree};
 use router_common::layout::*;
-use router_common::packet::IPV4;
+use router_common::packet::{IPV4, Packet};
 use router_common::walk::{Lists, Walk, filter_step, mark_step, rule_step};
 
 /// Written by the loader through a mapping of its memory.
@@ -49,6 +49,9 @@ static NEIGHBOURS: HashMap<NeighbourKey, NeighbourEntry> = HashMap::with_max_ent
 static MARKS: Array<MarkEntry> = Array::with_max_entries(MAX_MARKS, MMAPABLE);
 #[map]
 static MARKS_IN_USE: Array<u32> = Array::with_max_entries(MAX_MARKS_IN_USE, MMAPABLE);
+/// A block of [`FLOWS_PER_CPU`] for the probe, and one for each CPU.
+#[map]
+static FLOWS: Array<Flow> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static RULE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -131,6 +134,16 @@ impl Lists for MapLists {
 /// All the maps, for one packet.
 pub struct Maps<'a> {
     pub skb: &'a Skb,
+    /// The first of this CPU's entries of `FLOWS`, or of the probe's.
+    pub flows: u32,
+}
+
+impl Maps<'_> {
+    /// Where what was found for packets like this one is kept.
+    #[inline(always)]
+    fn flow(&self, packet: &Packet) -> Option<*mut Flow> {
+        FLOWS.get_ptr_mut(self.flows + Flow::place(packet))
+    }
 }
 
 /// Hands the look-ups of [`Lists`] on to [`MapLists`].
@@ -189,6 +202,20 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn segments_fit(&self, oif: u32, mtu: u32) -> bool {
         self.skb.segments_fit(oif, mtu)
+    }
+
+    #[inline(always)]
+    fn recall(&self, epoch: u32, walk: &mut Walk) -> bool {
+        // SAFETY: an entry of this CPU's own, whose state is in use (`State::take`).
+        self.flow(&walk.packet).is_some_and(|flow| unsafe { (*flow).recall(epoch, walk) })
+    }
+
+    #[inline(always)]
+    fn keep(&self, epoch: u32, mark: u32, walk: &Walk) {
+        if let Some(flow) = self.flow(&walk.packet) {
+            // SAFETY: as for `recall`.
+            unsafe { (*flow).keep(epoch, mark, walk) };
+        }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 mod below;
 mod filters;
-mod interval;
+pub mod interval;
 mod jumps;
 mod links;
 mod lists;

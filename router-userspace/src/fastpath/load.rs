@@ -8,6 +8,7 @@ use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use router_common::layout::FLOWS_PER_CPU;
 use std::collections::BTreeMap;
 
 /// How much the maps hold: entries of each that grows.
@@ -73,6 +74,9 @@ impl FastPath {
         for (name, entries) in &capacity.0 {
             loader.map_max_entries(name, *entries);
         }
+        let cpus = aya::util::nr_cpus().map_err(|(what, error)| Error::from_os(what, error))?;
+        let blocks = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_add(1);
+        loader.map_max_entries("FLOWS", blocks.saturating_mul(FLOWS_PER_CPU));
         // Since 5.11 the memory of maps is charged to the cgroup: there is no RLIMIT_MEMLOCK to raise on any kernel that can
         // run the program.
         let mut ebpf = loader.load(EBPF_OBJECT).map_err(|error| Error::from_any("create the eBPF maps", error))?;

@@ -124,7 +124,9 @@ impl Tables {
         let installed = std::mem::take(&mut self.installed.neighbours);
         self.installed = Generation { neighbours: installed, ..wanted.clone() };
         sync_neighbours(&mut self.neighbours, &mut self.installed.neighbours, &wanted.neighbours)?;
-        let config = Config { sample: self.sampling.0, generation: self.sampling.1, ..wanted.config };
+        let (sample, generation) = self.sampling;
+        let epoch = self.current.epoch.wrapping_add(1).max(1);
+        let config = Config { sample, generation, epoch, ..wanted.config };
         // Inactive first: a program that runs meanwhile must not read the new switch with the old rest.
         self.set_config(config)?;
         self.set_config(Config { active: 1, ..config })

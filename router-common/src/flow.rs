@@ -1,0 +1,98 @@
+//! Flows: what a walk has found, kept for the next packet that looks the same.
+//!
+//! It spares the packets of a flow the walk, not those that never repeat: these are looked for here once more than without it, and
+//! the walk itself does not grow with the rules.
+
+use crate::layout::{FLOWS_PER_CPU, Flow, ports};
+use crate::packet::{IPV4, Packet};
+use crate::walk::{Walk, end};
+
+impl Flow {
+    /// Family, protocol and fragment in one word, never 0.
+    #[inline(always)]
+    fn kind_of(packet: &Packet) -> u32 {
+        packet.family << 16 | u32::from(packet.ipproto) << 8 | u32::from(packet.fragment)
+    }
+
+    /// Which of a CPU's entries packets like this one share with a few others.
+    #[inline(always)]
+    pub fn place(packet: &Packet) -> u32 {
+        const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+        let addrs = u64::from(packet.src[0]) << 32 | u64::from(packet.dst[0]);
+        let mut mixed = addrs ^ u64::from(ports(packet.sport, packet.dport)).wrapping_mul(MULTIPLIER);
+        if packet.family != IPV4 {
+            mixed ^= u64::from(packet.src[3]) << 32 | u64::from(packet.dst[3]);
+            mixed ^= u64::from(packet.src[1]) << 16 | u64::from(packet.dst[1]);
+        }
+        mixed ^= u64::from(packet.mark ^ packet.iif << 16 ^ u32::from(packet.ipproto));
+        mixed = mixed.wrapping_mul(MULTIPLIER);
+        (mixed >> 32) as u32 & (FLOWS_PER_CPU - 1)
+    }
+
+    /// Whether this is what was found for such packets in this epoch.
+    #[inline(always)]
+    fn is_of(&self, epoch: u32, packet: &Packet) -> bool {
+        let first = (self.epoch ^ epoch)
+            | (self.iif ^ packet.iif)
+            | (self.addrs[0] ^ packet.src[0])
+            | (self.addrs[1] ^ packet.dst[0])
+            | (self.ports ^ ports(packet.sport, packet.dport))
+            | (self.mark ^ packet.mark)
+            | (self.flow ^ packet.flow)
+            | (self.kind ^ Flow::kind_of(packet));
+        if first != 0 || packet.family == IPV4 {
+            return first == 0;
+        }
+        let rest = |words: &[u32; 3], addr: &[u32; 4]| (words[0] ^ addr[1]) | (words[1] ^ addr[2]) | (words[2] ^ addr[3]);
+        rest(&self.rest[0], &packet.src) | rest(&self.rest[1], &packet.dst) == 0
+    }
+
+    /// Brings the walk to where one like it ended, if this is what was found then.
+    #[inline(always)]
+    pub fn recall(&self, epoch: u32, walk: &mut Walk) -> bool {
+        if !self.is_of(epoch, &walk.packet) {
+            return false;
+        }
+        walk.route = self.route;
+        walk.end = self.end & 0xff;
+        walk.reason = self.end >> 8 & 0xff;
+        walk.verdict = self.end >> 8 & 0xff;
+        walk.source = self.end >> 16;
+        walk.rule = self.rule;
+        walk.table = self.table;
+        walk.class = self.class;
+        walk.packet.mark = self.mark_after;
+        true
+    }
+
+    /// Keeps what a walk has found for a packet that came with this mark, unless it may be otherwise for the next one. Field by field:
+    /// a structure that is written whole becomes a loop over its bytes in BPF.
+    #[inline(always)]
+    pub fn keep(&mut self, epoch: u32, mark: u32, walk: &Walk) {
+        let packet = &walk.packet;
+        let detail = if walk.end == end::REFUSED { walk.verdict } else { walk.reason };
+        if walk.timed != 0 {
+            return;
+        }
+        self.epoch = epoch;
+        self.iif = packet.iif;
+        self.addrs[0] = packet.src[0];
+        self.addrs[1] = packet.dst[0];
+        self.ports = ports(packet.sport, packet.dport);
+        self.mark = mark;
+        self.flow = packet.flow;
+        self.kind = Flow::kind_of(packet);
+        self.route = walk.route;
+        self.end = walk.end | (detail & 0xff) << 8 | walk.source << 16;
+        self.rule = walk.rule;
+        self.table = walk.table;
+        self.class = walk.class;
+        self.mark_after = packet.mark;
+        if packet.family != IPV4 {
+            for word in 0..3 {
+                self.rest[0][word] = packet.src[word + 1];
+                self.rest[1][word] = packet.dst[word + 1];
+            }
+        }
+    }
+}
