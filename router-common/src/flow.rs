@@ -3,7 +3,7 @@
 //! It spares the packets of a flow the walk, not those that never repeat: these are looked for here once more than without it, and
 //! the walk itself does not grow with the rules.
 
-use crate::layout::{FLOWS_PER_CPU, Flow, ports};
+use crate::layout::{FLOWS_PER_CPU, Flow, Flow6, ports};
 use crate::packet::{IPV4, Packet};
 use crate::walk::{Walk, end};
 
@@ -31,7 +31,7 @@ impl Flow {
 
     /// Whether this is what was found for such packets in this epoch.
     #[inline(always)]
-    fn is_of(&self, epoch: u32, packet: &Packet) -> bool {
+    fn is_of(&self, rest: &Flow6, epoch: u32, packet: &Packet) -> bool {
         let first = (self.epoch ^ epoch)
             | (self.iif ^ packet.iif)
             | (self.addrs[0] ^ packet.src[0])
@@ -43,14 +43,15 @@ impl Flow {
         if first != 0 || packet.family == IPV4 {
             return first == 0;
         }
-        let rest = |words: &[u32; 3], addr: &[u32; 4]| (words[0] ^ addr[1]) | (words[1] ^ addr[2]) | (words[2] ^ addr[3]);
-        rest(&self.rest[0], &packet.src) | rest(&self.rest[1], &packet.dst) == 0
+        let Flow6([src, dst]) = rest;
+        let differs = |words: &[u32; 3], addr: &[u32; 4]| (words[0] ^ addr[1]) | (words[1] ^ addr[2]) | (words[2] ^ addr[3]);
+        differs(src, &packet.src) | differs(dst, &packet.dst) == 0
     }
 
     /// Brings the walk to where one like it ended, if this is what was found then.
     #[inline(always)]
-    pub fn recall(&self, epoch: u32, walk: &mut Walk) -> bool {
-        if !self.is_of(epoch, &walk.packet) {
+    pub fn recall(&self, rest: &Flow6, epoch: u32, walk: &mut Walk) -> bool {
+        if !self.is_of(rest, epoch, &walk.packet) {
             return false;
         }
         walk.route = self.route;
@@ -68,7 +69,7 @@ impl Flow {
     /// Keeps what a walk has found for a packet that came with this mark, unless it may be otherwise for the next one. Field by field:
     /// a structure that is written whole becomes a loop over its bytes in BPF.
     #[inline(always)]
-    pub fn keep(&mut self, epoch: u32, mark: u32, walk: &Walk) {
+    pub fn keep(&mut self, rest: &mut Flow6, epoch: u32, mark: u32, walk: &Walk) {
         let packet = &walk.packet;
         let detail = if walk.end == end::REFUSED { walk.verdict } else { walk.reason };
         if walk.timed != 0 {
@@ -90,8 +91,8 @@ impl Flow {
         self.mark_after = packet.mark;
         if packet.family != IPV4 {
             for word in 0..3 {
-                self.rest[0][word] = packet.src[word + 1];
-                self.rest[1][word] = packet.dst[word + 1];
+                rest.0[0][word] = packet.src[word + 1];
+                rest.0[1][word] = packet.dst[word + 1];
             }
         }
     }

@@ -39,6 +39,10 @@ pub struct Config {
     pub generation: u32,
     /// Never the same for two generations of this program's life, and never 0: entries of `FLOWS` of another one do not count.
     pub epoch: u32,
+    /// How many counters of rules each CPU has for each action.
+    pub counters: u32,
+    /// Padding.
+    pub pad: u32,
     /// Interface index to entry of `LINKS`.
     pub links: Tree,
     /// IPv4 source to `SOURCE_*` bits.
@@ -162,26 +166,44 @@ pub const CANDIDATES: u32 = 1 << 30;
 /// No rule: the end of a chain.
 pub const NO_POSITION: u32 = u32::MAX;
 
-/// An entry of `RULES`: what a rule does.
+/// An entry of `RULES`. As short as can be: a packet that never comes again finds its rule's entry in no cache of the CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct RuleEntry {
+    /// Entry of `ACTIONS`: what the rule does, as many others do.
+    pub action: u32,
+    /// Number of its counter.
+    pub counter: u32,
+}
+
+/// An entry of `STEPS`, beside its rule's in `RULES`; read of linear rules and of jumps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct StepEntry {
+    /// Position of the next linear rule behind this one; the list's `count` where there is none.
+    pub next: u32,
+    /// The position that `ACT_GOTO` goes on at, behind the rule's own.
+    pub target: u32,
+    /// Position of the first linear rule at `target` or behind it, with `ACT_GOTO`.
+    pub target_linear: u32,
+    /// Padding.
+    pub pad: u32,
+}
+
+/// An entry of `ACTIONS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct ActionEntry {
     /// `RULE_*` bits.
     pub flags: u32,
     /// One of `ACT_*`.
     pub action: u16,
     /// Suppress a route whose prefix is at most this long; -1 is none.
     pub suppress_prefixlength: i16,
-    /// The entry of `TABLES` of `ACT_TABLE`; the position that `ACT_GOTO` goes on at, behind the rule's own.
-    pub target: u32,
     /// Suppress a route whose device is of this interface group; [`NO_GROUP`] is none.
     pub suppress_ifgroup: u32,
-    /// Position of the next linear rule behind this one; the list's `count` where there is none.
-    pub next: u32,
-    /// Position of the first linear rule at `target` or behind it, with `ACT_GOTO`.
-    pub target_linear: u32,
-    /// Index in `RULE_COUNTERS`.
-    pub counter: u32,
+    /// The entry of `TABLES` of `ACT_TABLE`.
+    pub table: u32,
     /// The value within `Config::mark_bits` that makes the stack take this table at once; 0 where it has none.
     pub mark_class: u32,
 }
@@ -238,7 +260,7 @@ pub const RULE_UNSEEN: u32 = 1 << 2;
 /// It has decided otherwise than the kernel: what it decides is the stack's.
 pub const RULE_FALLBACK: u32 = 1 << 3;
 
-/// [`RuleEntry::suppress_ifgroup`] of a rule that suppresses no group (-1, as the kernel keeps it).
+/// [`ActionEntry::suppress_ifgroup`] of a rule that suppresses no group (-1, as the kernel keeps it).
 pub const NO_GROUP: u32 = u32::MAX;
 
 /// Both ports in one word, as [`Selectors::ports`] compares them: the source port in the upper half.
@@ -247,9 +269,9 @@ pub fn ports(sport: u16, dport: u16) -> u32 {
     (sport as u32) << 16 | dport as u32
 }
 
-/// Look the destination up in `target`.
+/// Look the destination up in `table`.
 pub const ACT_TABLE: u16 = 1;
-/// Go on at `target`.
+/// Go on at [`StepEntry::target`].
 pub const ACT_GOTO: u16 = 2;
 /// Go on with the next rule.
 pub const ACT_NOP: u16 = 3;
@@ -371,24 +393,25 @@ pub const MAX_MARKS_IN_USE: u32 = 64;
 /// The longest list of rules that the program follows for one packet.
 pub const MAX_RULES: u32 = 1 << 17;
 
-/// Value of `RULE_COUNTERS` (per CPU), indexed by [`crate::verdict::Action`].
+/// An entry of `RULE_COUNTERS`: what a CPU has counted of one action of one rule ([`counter_index`]), and value of `PASS_COUNTERS` (per
+/// CPU), indexed by [`crate::verdict::PassReason`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Counter {
-    /// Packets per action.
-    pub packets: [u64; 4],
-    /// Bytes per action, from the IP header on.
-    pub bytes: [u64; 4],
-}
-
-/// Value of `PASS_COUNTERS` (per CPU), indexed by [`crate::verdict::PassReason`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct PassCounter {
+pub struct Count {
     /// Packets.
     pub packets: u64,
     /// Bytes, from the IP header on; of the whole frame where that header was not read.
     pub bytes: u64,
+}
+
+/// How many actions are counted ([`crate::verdict::Action`]).
+pub const ACTIONS_COUNTED: u32 = 4;
+
+/// Where `RULE_COUNTERS` has what `cpu` has counted of an action of the rule with this counter, of so many. What one action counts lies
+/// close together, and without the pointer that a map per CPU has for each entry.
+#[inline(always)]
+pub fn counter_index(cpu: u32, action: u32, counter: u32, counters: u32) -> u32 {
+    (cpu.wrapping_mul(ACTIONS_COUNTED).wrapping_add(action)).wrapping_mul(counters).wrapping_add(counter)
 }
 
 /// The one entry of `DECISION`: what the probe decided about the packet of a test run.
@@ -455,8 +478,8 @@ pub const NO_RULE: u32 = u32::MAX;
 
 /// An entry of `FLOWS`: what the walk of the rules has found for packets that look like this one to all rules, marks and routes.
 /// It holds as long as the generation does that it was found in. (What may change in between is not in it: neighbours, time.)
-#[repr(C, align(128))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Flow {
     /// `Config::epoch`.
     pub epoch: u32,
@@ -484,12 +507,17 @@ pub struct Flow {
     pub class: u32,
     /// The mark after the `[[mark]]` statements.
     pub mark_after: u32,
-    /// The other words of source and destination, IPv6's alone.
-    pub rest: [[u32; 3]; 2],
+    /// Padding: one line of the CPU's caches.
+    pub pad: [u32; 2],
 }
 
+/// An entry of `FLOWS6`, beside that of `FLOWS`: the other words of source and destination, IPv6's alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Flow6(pub [[u32; 3]; 2]);
+
 /// How many of `FLOWS` each CPU has: its own block, and one more for the probe. A power of two.
-pub const FLOWS_PER_CPU: u32 = 4096;
+pub const FLOWS_PER_CPU: u32 = 8192;
 
 /// Every type that aya hands to the kernel.
 #[cfg(feature = "user")]
@@ -509,14 +537,15 @@ mod user {
         LinkEntry,
         ListEntry,
         RuleEntry,
+        StepEntry,
+        ActionEntry,
         Selectors,
         TableEntry,
         RouteEntry,
         NeighbourKey,
         NeighbourEntry,
         MarkEntry,
-        Counter,
-        PassCounter,
+        Count,
         Decision,
         Sample,
         Generator,
@@ -535,19 +564,21 @@ mod tests {
 
     #[test]
     fn sizes_are_the_abi() {
-        assert_eq!(size_of::<Config>(), 72);
+        assert_eq!(size_of::<Config>(), 80);
         assert_eq!(size_of::<LinkEntry>(), 40);
         assert_eq!(size_of::<ListEntry>(), 80);
-        assert_eq!(size_of::<RuleEntry>(), 32);
+        assert_eq!(size_of::<RuleEntry>(), 8);
+        assert_eq!(size_of::<StepEntry>(), 16);
+        assert_eq!(size_of::<ActionEntry>(), 20);
         assert_eq!(size_of::<Selectors>(), 104);
         assert_eq!(size_of::<TableEntry>(), 16);
         assert_eq!(size_of::<RouteEntry>(), 48);
         assert_eq!(size_of::<NeighbourKey>(), 24);
         assert_eq!(size_of::<NeighbourEntry>(), 8);
         assert_eq!(size_of::<MarkEntry>(), 136);
-        assert_eq!(size_of::<Flow>(), 128);
-        assert_eq!(size_of::<Counter>(), 64);
-        assert_eq!(size_of::<PassCounter>(), 16);
+        assert_eq!(size_of::<Flow>(), 64);
+        assert_eq!(size_of::<Flow6>(), 24);
+        assert_eq!(size_of::<Count>(), 16);
         assert_eq!(size_of::<Decision>(), 36);
         assert_eq!(size_of::<Sample>(), 96);
     }

@@ -15,6 +15,10 @@ pub trait Lists {
     fn list(&self, index: u32) -> Option<&ListEntry>;
     /// `RULES[index]`.
     fn rule(&self, index: u32) -> Option<&RuleEntry>;
+    /// `STEPS[index]`.
+    fn step(&self, index: u32) -> Option<&StepEntry>;
+    /// `ACTIONS[index]`.
+    fn action(&self, index: u32) -> Option<&ActionEntry>;
     /// `SELECTORS[index]`.
     fn selectors(&self, index: u32) -> Option<&Selectors>;
     /// `CHAINS[index]`.
@@ -293,46 +297,49 @@ pub fn rule_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk) -> bool {
     }
     let index = walk.first.wrapping_add(at);
     let Some(rule) = lists.rule(index) else { return walk.pass(PassReason::Resync) };
+    let Some(action) = lists.action(rule.action) else { return walk.pass(PassReason::Resync) };
     if stream == LINEAR {
-        walk.linear = rule.next;
+        let Some(step) = lists.step(index) else { return walk.pass(PassReason::Resync) };
+        walk.linear = step.next;
     } else {
         walk.advance(lists, stream);
         if at < walk.floor {
             return true;
         }
     }
-    if rule.flags & (RULE_SELECTS | RULE_UNSEEN | RULE_NOT) != 0 {
+    if action.flags & (RULE_SELECTS | RULE_UNSEEN | RULE_NOT) != 0 {
         let mut all = true;
-        if rule.flags & RULE_SELECTS != 0 {
+        if action.flags & RULE_SELECTS != 0 {
             let Some(selectors) = lists.selectors(index) else { return walk.pass(PassReason::Resync) };
             all = mismatch::<V4>(selectors, &walk.packet) == 0;
         }
-        if all && rule.flags & RULE_UNSEEN != 0 {
+        if all && action.flags & RULE_UNSEEN != 0 {
             return walk.pass(PassReason::RuleSelector);
         }
-        if all == (rule.flags & RULE_NOT != 0) {
+        if all == (action.flags & RULE_NOT != 0) {
             return true;
         }
     }
-    match rule.action {
+    match action.action {
         ACT_NOP => return true,
         ACT_GOTO => {
+            let Some(step) = lists.step(index) else { return walk.pass(PassReason::Resync) };
             // The compiler only writes targets ahead; one that is not would make the walk longer than its list.
-            if rule.target <= at {
+            if step.target <= at {
                 return walk.pass(PassReason::Resync);
             }
-            walk.floor = rule.target;
-            walk.linear = rule.target_linear;
+            walk.floor = step.target;
+            walk.linear = step.target_linear;
             return true;
         }
         _ => {}
     }
     walk.rule = rule.counter;
     walk.table = 0;
-    walk.class = rule.mark_class;
-    walk.fallback = rule.flags & RULE_FALLBACK;
-    match rule.action {
-        ACT_TABLE => table_step::<V4>(lists, walk, rule),
+    walk.class = action.mark_class;
+    walk.fallback = action.flags & RULE_FALLBACK;
+    match action.action {
+        ACT_TABLE => table_step::<V4>(lists, walk, action),
         ACT_BLACKHOLE => walk.refuse(Verdict::Blackhole),
         ACT_UNREACHABLE => walk.refuse(Verdict::Unreachable),
         ACT_PROHIBIT => walk.refuse(Verdict::Prohibit),
@@ -343,8 +350,8 @@ pub fn rule_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk) -> bool {
 /// What the rule's table says: `fib4_rule_action()` and `fib4_rule_suppress()`, net/ipv4/fib_rules.c; `fib6_rule_action()` and
 /// `fib6_rule_suppress()`, net/ipv6/fib6_rules.c.
 #[inline(always)]
-fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, rule: &RuleEntry) -> bool {
-    let Some(table) = lists.table(rule.target) else { return walk.pass(PassReason::Resync) };
+fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, action: &ActionEntry) -> bool {
+    let Some(table) = lists.table(action.table) else { return walk.pass(PassReason::Resync) };
     let found = find_addr::<V4>(lists, table.routes, &walk.packet.dst);
     if found == NOTHING {
         return walk.nothing_decided();
@@ -365,10 +372,10 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, rule: &RuleEn
         return walk.pass(PassReason::LocalDestination);
     }
     if has_next_hops(route) {
-        if i32::from(route.prefix_len) <= i32::from(rule.suppress_prefixlength) {
+        if i32::from(route.prefix_len) <= i32::from(action.suppress_prefixlength) {
             return walk.nothing_decided();
         }
-        if rule.suppress_ifgroup != NO_GROUP && rule.suppress_ifgroup == route.group && route.kind == ROUTE_UNICAST {
+        if action.suppress_ifgroup != NO_GROUP && action.suppress_ifgroup == route.group && route.kind == ROUTE_UNICAST {
             return walk.nothing_decided();
         }
     }

@@ -29,6 +29,8 @@ pub struct State {
     pub sample: u32,
     /// `Config::generation`.
     pub generation: u32,
+    /// `Config::counters`.
+    pub counters: u32,
     /// 1: in use.
     busy: u32,
 }
@@ -100,6 +102,7 @@ fn try_decide<const PROBE: bool>(skb: &Skb, state: &mut State) -> Result<(), Pas
     state.keep_priority = config.keep_priority;
     state.sample = config.sample;
     state.generation = config.generation;
+    state.counters = config.counters;
     let State { walk, back, outcome, .. } = state;
     classify::decide(&maps, config, ingress, walk, back, outcome);
     Ok(())

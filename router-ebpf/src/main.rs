@@ -30,7 +30,7 @@ mod bpf {
         let Some(state) = State::take::<false>(&skb) else { return TC_ACT_UNSPEC };
         decide::<false>(&skb, state);
         let status = act(&ctx, &skb, state);
-        count(&state.outcome, state.walk.packet.len);
+        count(&state.outcome, state.counters, state.walk.packet.len);
         sample(state);
         state.give_back();
         status

@@ -31,6 +31,10 @@ static LISTS: Array<ListEntry> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static RULES: Array<RuleEntry> = Array::with_max_entries(1, MMAPABLE);
 #[map]
+static STEPS: Array<StepEntry> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static ACTIONS: Array<ActionEntry> = Array::with_max_entries(1, MMAPABLE);
+#[map]
 static SELECTORS: Array<Selectors> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static CHAINS: Array<u32> = Array::with_max_entries(1, MMAPABLE);
@@ -53,9 +57,11 @@ static MARKS_IN_USE: Array<u32> = Array::with_max_entries(MAX_MARKS_IN_USE, MMAP
 #[map]
 static FLOWS: Array<Flow> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-pub static RULE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1, 0);
+static FLOWS6: Array<Flow6> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-pub static PASS_COUNTERS: PerCpuArray<PassCounter> = PerCpuArray::with_max_entries(64, 0);
+pub static RULE_COUNTERS: Array<Count> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+pub static PASS_COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(64, 0);
 /// Of the attached program, and of the probe.
 #[map]
 pub static STATES: PerCpuArray<State> = PerCpuArray::with_max_entries(2, 0);
@@ -87,6 +93,16 @@ impl Lists for MapLists {
     #[inline(always)]
     fn rule(&self, index: u32) -> Option<&RuleEntry> {
         RULES.get(index)
+    }
+
+    #[inline(always)]
+    fn step(&self, index: u32) -> Option<&StepEntry> {
+        STEPS.get(index)
+    }
+
+    #[inline(always)]
+    fn action(&self, index: u32) -> Option<&ActionEntry> {
+        ACTIONS.get(index)
     }
 
     #[inline(always)]
@@ -141,8 +157,9 @@ pub struct Maps<'a> {
 impl Maps<'_> {
     /// Where what was found for packets like this one is kept.
     #[inline(always)]
-    fn flow(&self, packet: &Packet) -> Option<*mut Flow> {
-        FLOWS.get_ptr_mut(self.flows + Flow::place(packet))
+    fn flow(&self, packet: &Packet) -> Option<(*mut Flow, *mut Flow6)> {
+        let place = self.flows + Flow::place(packet);
+        Some((FLOWS.get_ptr_mut(place)?, FLOWS6.get_ptr_mut(place)?))
     }
 }
 
@@ -160,6 +177,8 @@ static LISTS_OF_MAPS: MapLists = MapLists;
 lists! {
     list(index: u32) -> Option<&ListEntry>;
     rule(index: u32) -> Option<&RuleEntry>;
+    step(index: u32) -> Option<&StepEntry>;
+    action(index: u32) -> Option<&ActionEntry>;
     selectors(index: u32) -> Option<&Selectors>;
     chain(index: u32) -> Option<&u32>;
     table(index: u32) -> Option<&TableEntry>;
@@ -207,14 +226,14 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn recall(&self, epoch: u32, walk: &mut Walk) -> bool {
         // SAFETY: an entry of this CPU's own, whose state is in use (`State::take`).
-        self.flow(&walk.packet).is_some_and(|flow| unsafe { (*flow).recall(epoch, walk) })
+        self.flow(&walk.packet).is_some_and(|(flow, rest)| unsafe { (*flow).recall(&*rest, epoch, walk) })
     }
 
     #[inline(always)]
     fn keep(&self, epoch: u32, mark: u32, walk: &Walk) {
-        if let Some(flow) = self.flow(&walk.packet) {
+        if let Some((flow, rest)) = self.flow(&walk.packet) {
             // SAFETY: as for `recall`.
-            unsafe { (*flow).keep(epoch, mark, walk) };
+            unsafe { (*flow).keep(&mut *rest, epoch, mark, walk) };
         }
     }
 

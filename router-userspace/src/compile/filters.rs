@@ -71,7 +71,7 @@ type Span = (u128, u128, usize);
 fn widest(list: &[Candidate], family: Family, places: &[Place]) -> Option<(By, Vec<Span>)> {
     let mut by: BTreeMap<By, Vec<Span>> = BTreeMap::new();
     for (position, candidate) in list.iter().enumerate() {
-        if places[position] == Place::Linear && candidate.entry.flags & RULE_NOT == 0 {
+        if places[position] == Place::Linear && candidate.action.flags & RULE_NOT == 0 {
             for (what, first, last) in spans(&candidate.selectors, family) {
                 by.entry(what).or_default().push((first, last, position));
             }

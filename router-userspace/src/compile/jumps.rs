@@ -36,7 +36,7 @@ pub(super) fn drop_needless(list: Vec<Candidate>) -> Vec<Candidate> {
 
 fn is_needless(list: &[Candidate], index: usize, effort: &mut usize) -> bool {
     let jump = &list[index];
-    let Some(target) = jump.jump.filter(|_| jump.entry.flags == RULE_NOT | RULE_SELECTS) else { return false };
+    let Some(target) = jump.jump.filter(|_| jump.action.flags == RULE_NOT | RULE_SELECTS) else { return false };
     let Some(stretch) = list.get(index + 1..target) else { return false };
     if stretch.len() > *effort {
         return false;
@@ -44,8 +44,8 @@ fn is_needless(list: &[Candidate], index: usize, effort: &mut usize) -> bool {
     *effort -= stretch.len();
     let Some(cover) = Cover::of(&jump.selectors) else { return false };
     stretch.iter().all(|rule| {
-        let stays = rule.entry.action == ACT_GOTO && rule.jump.is_some_and(|other| other <= target);
-        stays || (rule.entry.flags & RULE_NOT == 0 && cover.holds(&rule.selectors))
+        let stays = rule.action.action == ACT_GOTO && rule.jump.is_some_and(|other| other <= target);
+        stays || (rule.action.flags & RULE_NOT == 0 && cover.holds(&rule.selectors))
     })
 }
 

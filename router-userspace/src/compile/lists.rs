@@ -10,17 +10,19 @@ use super::{Generation, Input, TooLarge, words};
 use crate::model::{Family, Host, Link, PRIORITY_MAIN, Rule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 use bytemuck::Zeroable;
 use router_common::layout::{
-    ACT_BLACKHOLE, ACT_GOTO, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, ListEntry, MAX_FILTERS,
+    ACT_BLACKHOLE, ACT_GOTO, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, ActionEntry, ListEntry, MAX_FILTERS,
     MAX_RULES, NO_GROUP, NO_RULE, RULE_FALLBACK, RULE_NOT, RULE_SELECTS, RULE_UNSEEN, RuleEntry, SELECT_IPPROTO,
-    Selectors,
+    Selectors, StepEntry,
 };
 use std::collections::{BTreeMap, HashMap};
 
 /// A rule that can match in some list, before its place there is known.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
-    /// Its target is the table's number as long as the table is not laid out; that of a jump is `jump`.
-    pub entry: RuleEntry,
+    /// Its table is the number of it, until the table is laid out.
+    pub action: ActionEntry,
+    /// Number of the rule's counter.
+    pub counter: u32,
     pub selectors: Selectors,
     /// Where a jump leads: an index among the candidates.
     pub jump: Option<usize>,
@@ -129,8 +131,8 @@ impl<'a> RuleLists<'a> {
         let mut candidates =
             if self.may_be_skipped() { vec![unseen()] } else { drop_needless(self.candidates(&answers)) };
         let behind_local = self.leave_local_out(&mut candidates);
-        for candidate in candidates.iter_mut().filter(|candidate| candidate.entry.action == ACT_TABLE) {
-            candidate.entry.target = self.tables.lay(candidate.entry.target, behind_local, generation)?;
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.action.action == ACT_TABLE) {
+            candidate.action.table = self.tables.lay(candidate.action.table, behind_local, generation)?;
         }
         let list = append(candidates, self.family, generation)?;
         self.known.insert(answers, list);
@@ -142,11 +144,11 @@ impl<'a> RuleLists<'a> {
     /// table, which the packets for this host must not meet.
     fn leave_local_out(&self, candidates: &mut Vec<Candidate>) -> bool {
         let is_local = |candidate: &Candidate| {
-            let entry = &candidate.entry;
+            let entry = &candidate.action;
             let plain = entry.flags == 0 && entry.suppress_prefixlength < 0 && entry.suppress_ifgroup == NO_GROUP;
-            plain && entry.action == ACT_TABLE && entry.target == TABLE_LOCAL
+            plain && entry.action == ACT_TABLE && entry.table == TABLE_LOCAL
         };
-        let asks = |candidate: &Candidate| matches!(candidate.entry.action, ACT_TABLE | ACT_GOTO | ACT_UNSEEN);
+        let asks = |candidate: &Candidate| matches!(candidate.action.action, ACT_TABLE | ACT_GOTO | ACT_UNSEEN);
         let may = self.tables.can_put_local_first()
             && candidates.first().is_some_and(is_local)
             && candidates.iter().all(asks)
@@ -169,38 +171,37 @@ impl<'a> RuleLists<'a> {
             place.push(list.len());
             let meets = answers.next_if(|(dependent, _)| **dependent == index).map_or(Meets::Yes, |(_, meets)| *meets);
             let Some((flags, selectors)) = residual(rule, meets) else { continue };
-            let mut entry = RuleEntry { flags, suppress_prefixlength: -1, suppress_ifgroup: NO_GROUP, ..Zeroable::zeroed() };
+            let mut action = ActionEntry { flags, suppress_prefixlength: -1, suppress_ifgroup: NO_GROUP, ..Zeroable::zeroed() };
             let mut jump = None;
             match rule.action {
-                RuleAction::Table(0) | RuleAction::Unknown(_) => entry.action = ACT_UNSEEN,
+                RuleAction::Table(0) | RuleAction::Unknown(_) => action.action = ACT_UNSEEN,
                 RuleAction::Table(table) => {
                     if !self.tables.contains(table) {
                         continue;
                     }
-                    entry.action = ACT_TABLE;
-                    entry.target = table;
-                    entry.mark_class = self.classes.get(&table).copied().unwrap_or(0);
+                    action.action = ACT_TABLE;
+                    action.table = table;
+                    action.mark_class = self.classes.get(&table).copied().unwrap_or(0);
                 }
                 RuleAction::Goto(target) => {
                     // An unresolved goto goes on with the next rule (`fib_rules_lookup`).
                     let Some(found) = self.first_of.get(&target) else { continue };
                     debug_assert!(*found > index, "the kernel refuses a goto backwards");
-                    entry.action = ACT_GOTO;
+                    action.action = ACT_GOTO;
                     jump = Some(*found);
                 }
                 RuleAction::Nop => continue,
-                RuleAction::Blackhole => entry.action = ACT_BLACKHOLE,
-                RuleAction::Unreachable => entry.action = ACT_UNREACHABLE,
-                RuleAction::Prohibit => entry.action = ACT_PROHIBIT,
+                RuleAction::Blackhole => action.action = ACT_BLACKHOLE,
+                RuleAction::Unreachable => action.action = ACT_UNREACHABLE,
+                RuleAction::Prohibit => action.action = ACT_PROHIBIT,
             }
-            entry.suppress_ifgroup = rule.suppress_ifgroup.unwrap_or(NO_GROUP);
-            entry.suppress_prefixlength = rule.suppress_prefixlength.map_or(-1, |len| len.min(i16::MAX as u32) as i16);
+            action.suppress_ifgroup = rule.suppress_ifgroup.unwrap_or(NO_GROUP);
+            action.suppress_prefixlength = rule.suppress_prefixlength.map_or(-1, |len| len.min(i16::MAX as u32) as i16);
             let (counter, fallback) = self.counters[index];
-            entry.counter = counter;
-            if fallback {
-                entry.flags |= RULE_FALLBACK;
+                        if fallback {
+                action.flags |= RULE_FALLBACK;
             }
-            list.push(Candidate { entry, selectors, jump });
+            list.push(Candidate { action, counter, selectors, jump });
         }
         for candidate in &mut list {
             candidate.jump = candidate.jump.map(|target| place[target]);
@@ -224,18 +225,18 @@ fn all_of(answers: [Option<Meets>; 3]) -> Meets {
 
 /// A rule that leaves every packet to the stack.
 fn unseen() -> Candidate {
-    let entry = RuleEntry {
+    let action = ActionEntry {
         action: ACT_UNSEEN,
         suppress_prefixlength: -1,
         suppress_ifgroup: NO_GROUP,
-        counter: NO_RULE,
         ..Zeroable::zeroed()
     };
-    Candidate { entry, selectors: Zeroable::zeroed(), jump: None }
+    Candidate { action, counter: NO_RULE, selectors: Zeroable::zeroed(), jump: None }
 }
 
 /// Writes a list, and the filters that its rules are worth.
 fn append(mut candidates: Vec<Candidate>, family: Family, generation: &mut Generation) -> Result<u32, TooLarge> {
+    let mut known_actions = Actions(HashMap::new());
     if candidates.len() > MAX_RULES as usize {
         return Err(TooLarge::Rules(candidates.len()));
     }
@@ -244,7 +245,7 @@ fn append(mut candidates: Vec<Candidate>, family: Family, generation: &mut Gener
         filters::choose(&candidates, family, &mut generation.lines, &mut generation.chains)?;
     for (candidate, place) in candidates.iter_mut().zip(&places) {
         if *place == (Place::Filter { proven: true }) {
-            candidate.entry.flags &= !RULE_SELECTS;
+            candidate.action.flags &= !RULE_SELECTS;
         }
     }
     // Of each position, the linear rule there or the next one behind.
@@ -252,20 +253,31 @@ fn append(mut candidates: Vec<Candidate>, family: Family, generation: &mut Gener
     for position in (0..candidates.len()).rev() {
         linear[position] = if places[position] == Place::Linear { position as u32 } else { linear[position + 1] };
     }
-    for (position, candidate) in candidates.iter_mut().enumerate() {
-        candidate.entry.next = linear[position + 1];
-        if let Some(target) = candidate.jump {
-            candidate.entry.target = target as u32;
-            candidate.entry.target_linear = linear[target];
-        }
-    }
     let mut entry = ListEntry { first: generation.rules.len() as u32, count, linear: linear[0], ..Zeroable::zeroed() };
     entry.filters = filters.len().min(MAX_FILTERS) as u32;
     entry.filter.iter_mut().zip(filters).for_each(|(place, filter)| *place = filter);
-    generation.rules.extend(candidates.iter().map(|candidate| candidate.entry));
-    generation.selectors.extend(candidates.iter().map(|candidate| candidate.selectors));
+    for (position, candidate) in candidates.iter().enumerate() {
+        let action = known_actions.number(candidate.action, &mut generation.actions);
+        generation.rules.push(RuleEntry { action, counter: candidate.counter });
+        generation.selectors.push(candidate.selectors);
+        let target = candidate.jump.unwrap_or(0);
+        let target_linear = if candidate.jump.is_some() { linear[target] } else { 0 };
+        generation.steps.push(StepEntry { next: linear[position + 1], target: target as u32, target_linear, pad: 0 });
+    }
     generation.lists.push(entry);
     Ok(generation.lists.len() as u32 - 1)
+}
+
+/// The numbers of a list's actions.
+struct Actions(HashMap<ActionEntry, u32>);
+
+impl Actions {
+    fn number(&mut self, action: ActionEntry, all: &mut Vec<ActionEntry>) -> u32 {
+        *self.0.entry(action).or_insert_with(|| {
+            all.push(action);
+            all.len() as u32 - 1
+        })
+    }
 }
 
 /// Whether a packet from `link` meets the rule's `iif`.

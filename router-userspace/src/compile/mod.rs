@@ -20,9 +20,9 @@ use crate::model::{Family, Host, MarkRule};
 use bytemuck::Zeroable;
 use router_common::interval::{Line, Tree};
 use router_common::layout::{
-    ABI_VERSION, Config, FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT, LinkEntry, ListEntry, MAX_MARKS,
+    ABI_VERSION, ActionEntry, Config, FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT, LinkEntry, ListEntry, MAX_MARKS,
     MAX_MARKS_IN_USE, MAX_RULES, MarkEntry, NeighbourEntry, NeighbourKey, RouteEntry, RuleEntry, SELECT_DPORT,
-    SELECT_PORTS, SELECT_SPORT, Selectors, TableEntry,
+    SELECT_PORTS, SELECT_SPORT, Selectors, StepEntry, TableEntry,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +37,10 @@ pub struct Generation {
     pub lists: Vec<ListEntry>,
     /// `RULES`.
     pub rules: Vec<RuleEntry>,
+    /// `STEPS`, as many as rules.
+    pub steps: Vec<StepEntry>,
+    /// `ACTIONS`, each once.
+    pub actions: Vec<ActionEntry>,
     /// `SELECTORS`, as many as rules.
     pub selectors: Vec<Selectors>,
     /// `CHAINS`.
@@ -55,7 +59,7 @@ pub struct Generation {
     pub marks: Vec<MarkEntry>,
     /// `MARKS_IN_USE`: whole marks that other programs look for.
     pub marks_in_use: Vec<u32>,
-    /// The rule id behind each `RuleEntry::counter`; None where the slot is free.
+    /// The rule id behind each counter; None where the slot is free.
     pub counters: Vec<Option<String>>,
 }
 
@@ -75,6 +79,8 @@ impl Default for Generation {
             links: Vec::new(),
             lists: Vec::new(),
             rules: Vec::new(),
+            steps: Vec::new(),
+            actions: Vec::new(),
             selectors: Vec::new(),
             chains: Vec::new(),
             tables: Vec::new(),

@@ -8,18 +8,22 @@ use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use router_common::layout::FLOWS_PER_CPU;
+use router_common::layout::{ACTIONS_COUNTED, FLOWS_PER_CPU};
 use std::collections::BTreeMap;
+
+/// Its entries are for one CPU and one action.
+const RULE_COUNTERS: &str = "RULE_COUNTERS";
 
 /// How much the maps hold: entries of each that grows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capacity(BTreeMap<&'static str, u32>);
 
 impl Capacity {
-    /// What `generation` needs, with room to grow to twice of it.
+    /// What `generation` needs, with room to grow to twice of it, or by [`MOST_ROOM`] entries.
     pub fn of(generation: &Generation) -> Self {
         let room = |(name, len, least): (_, usize, u32)| {
-            (name, u32::try_from(len).unwrap_or(u32::MAX).saturating_mul(2).max(least))
+            let len = u32::try_from(len).unwrap_or(u32::MAX);
+            (name, len.saturating_add(len.min(MOST_ROOM)).max(least))
         };
         Capacity(needs(generation).map(room).into())
     }
@@ -30,14 +34,19 @@ impl Capacity {
     }
 }
 
+/// No map is made larger by more than this for what may come.
+const MOST_ROOM: u32 = 1 << 16;
+
 /// The maps that grow: what a generation needs of each, and how many entries there are at least.
-fn needs(generation: &Generation) -> [(&'static str, usize, u32); 11] {
+fn needs(generation: &Generation) -> [(&'static str, usize, u32); 13] {
     // Neighbours come and go one by one: some room must be left for them.
     let neighbours = generation.neighbours.len() + generation.neighbours.len() / 4;
     [
         ("LINKS", generation.links.len(), 64),
         ("LISTS", generation.lists.len(), 64),
         ("RULES", generation.rules.len(), 256),
+        ("STEPS", generation.steps.len(), 256),
+        ("ACTIONS", generation.actions.len(), 64),
         ("SELECTORS", generation.selectors.len(), 256),
         ("CHAINS", generation.chains.len(), 64),
         ("TABLES", generation.tables.len(), 64),
@@ -45,7 +54,7 @@ fn needs(generation: &Generation) -> [(&'static str, usize, u32); 11] {
         ("GATEWAYS", generation.gateways.len(), 64),
         ("LINES", generation.lines.len(), 256),
         ("NEIGHBOURS", neighbours, 4096),
-        ("RULE_COUNTERS", generation.counters.len(), 256),
+        (RULE_COUNTERS, generation.counters.len(), 256),
     ]
 }
 
@@ -74,13 +83,17 @@ impl FastPath {
         for (name, entries) in &capacity.0 {
             loader.map_max_entries(name, *entries);
         }
-        let cpus = aya::util::nr_cpus().map_err(|(what, error)| Error::from_os(what, error))?;
-        let blocks = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_add(1);
-        loader.map_max_entries("FLOWS", blocks.saturating_mul(FLOWS_PER_CPU));
+        let cpus = super::cpus()?;
+        for name in ["FLOWS", "FLOWS6"] {
+            loader.map_max_entries(name, (cpus + 1).saturating_mul(FLOWS_PER_CPU));
+        }
+        let counters = capacity.0.get(RULE_COUNTERS).copied().unwrap_or(0);
+        let all = counters.checked_mul(cpus * ACTIONS_COUNTED).ok_or(Error::Full)?;
+        loader.map_max_entries(RULE_COUNTERS, all);
         // Since 5.11 the memory of maps is charged to the cgroup: there is no RLIMIT_MEMLOCK to raise on any kernel that can
         // run the program.
         let mut ebpf = loader.load(EBPF_OBJECT).map_err(|error| Error::from_any("create the eBPF maps", error))?;
-        let tables = Tables::take(&mut ebpf)?;
+        let tables = Tables::take(&mut ebpf, counters)?;
         let logger =
             EbpfLogger::init(&mut ebpf).map_err(|error| Error::from_any("read the eBPF program's log", error))?;
         for name in [PROGRAM, PROBE] {

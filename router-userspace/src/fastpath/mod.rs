@@ -33,7 +33,7 @@ pub use samples::Samples;
 pub use workload::Workload;
 
 use crate::compile::Generation;
-use router_common::layout::{Counter, NeighbourEntry, NeighbourKey, PassCounter};
+use router_common::layout::{ACTIONS_COUNTED, Count, NeighbourEntry, NeighbourKey};
 use router_common::verdict::PassReason;
 use std::time::Duration;
 
@@ -41,6 +41,21 @@ use std::time::Duration;
 pub const PROGRAM: &str = "wayfork";
 /// Name of the program that is never attached and only answers questions.
 pub const PROBE: &str = "wayfork_probe";
+
+/// What one rule has decided, on all CPUs together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets by [`router_common::verdict::Action`].
+    pub packets: [u64; ACTIONS_COUNTED as usize],
+    /// Bytes likewise, from the IP header on.
+    pub bytes: [u64; ACTIONS_COUNTED as usize],
+}
+
+/// How many CPUs there can be.
+fn cpus() -> Result<u32> {
+    let cpus = aya::util::nr_cpus().map_err(|(what, error)| Error::from_os(what, error))?;
+    u32::try_from(cpus).map_err(|_| Error::Full)
+}
 
 impl FastPath {
     /// Whether the maps hold that much. Where not, load a new [`FastPath`] with [`Capacity::of`] it.
@@ -79,18 +94,18 @@ impl FastPath {
     }
 
     /// Packets and bytes per action of every rule, by `RuleEntry::counter`; as many as the generation in force has.
-    pub fn rule_counters(&self) -> Result<Vec<Counter>> {
+    pub fn rule_counters(&self) -> Vec<Counter> {
         self.tables.rule_counters()
     }
 
     /// Packets and bytes per reason that have been passed.
-    pub fn pass_counters(&self) -> Result<Vec<(PassReason, PassCounter)>> {
+    pub fn pass_counters(&self) -> Result<Vec<(PassReason, Count)>> {
         self.tables.pass_counters()
     }
 
     /// Gives a rule's counter back: its slot will be another rule's.
-    pub fn reset_rule_counter(&mut self, counter: u32) -> Result<()> {
-        self.tables.reset_rule_counter(counter)
+    pub fn reset_rule_counter(&mut self, counter: u32) {
+        self.tables.reset_rule_counter(counter);
     }
 
     /// Writes what the program has to say to the log. Call it every second or so.

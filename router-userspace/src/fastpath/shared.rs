@@ -3,6 +3,7 @@
 
 use super::{Error, Result};
 use aya::maps::{Array, Map, MapData};
+use router_common::layout::Count;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
@@ -53,6 +54,27 @@ impl<T: aya::Pod> Shared<T> {
             unsafe { self.start.add(index * Self::STRIDE).cast::<T>().write(*value) };
         }
         Ok(())
+    }
+}
+
+impl Shared<Count> {
+    /// One entry as it is now, while the program counts in it.
+    pub fn read(&self, index: u32) -> Count {
+        if index as usize >= self.entries {
+            return Count::default();
+        }
+        // SAFETY: within the mapping and aligned; each number is read whole.
+        unsafe { self.start.add(index as usize * Self::STRIDE).cast::<Count>().as_ptr().read_volatile() }
+    }
+
+    /// Sets one entry to nothing.
+    pub fn clear(&mut self, index: u32) {
+        if (index as usize) < self.entries {
+            // SAFETY: within the mapping and aligned.
+            unsafe {
+                self.start.add(index as usize * Self::STRIDE).cast::<Count>().as_ptr().write_volatile(Count::default());
+            }
+        }
     }
 }
 

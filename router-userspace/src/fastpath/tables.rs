@@ -1,11 +1,11 @@
 //! The maps, kept in step with a [`Generation`].
 
 use super::grace::wait_for_running_programs;
-use super::{Error, Result};
+use super::{Counter, Error, Result};
 use crate::compile::Generation;
 use aya::Ebpf;
 use super::shared::Shared;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use router_common::interval::Line;
 use router_common::layout::*;
 use router_common::verdict::PassReason;
@@ -19,6 +19,8 @@ pub(super) struct Tables {
     links: Shared<LinkEntry>,
     lists: Shared<ListEntry>,
     rules: Shared<RuleEntry>,
+    steps: Shared<StepEntry>,
+    actions: Shared<ActionEntry>,
     selectors: Shared<Selectors>,
     chains: Shared<u32>,
     tables: Shared<TableEntry>,
@@ -28,8 +30,10 @@ pub(super) struct Tables {
     neighbours: HashMap<MapData, NeighbourKey, NeighbourEntry>,
     marks: Shared<MarkEntry>,
     marks_in_use: Shared<u32>,
-    rule_counters: PerCpuArray<MapData, Counter>,
-    pass_counters: PerCpuArray<MapData, PassCounter>,
+    rule_counters: Shared<Count>,
+    /// How many of them each CPU has for each action, and how many CPUs there are.
+    counters: (u32, u32),
+    pass_counters: PerCpuArray<MapData, Count>,
     decision: Array<MapData, Decision>,
     /// What the maps hold, where the last `apply` came through; else what they are to hold.
     installed: Generation,
@@ -52,14 +56,16 @@ fn share<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Shared<T>> 
 }
 
 impl Tables {
-    /// Takes the maps of a freshly loaded object: all empty.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
+    /// Takes the maps of a freshly loaded object, all empty, with so many counters of rules.
+    pub fn take(ebpf: &mut Ebpf, counters: u32) -> Result<Self> {
         let mut tables = Tables {
             config: take(ebpf, "CONFIG")?,
             lease: take(ebpf, "LEASE")?,
             links: share(ebpf, "LINKS")?,
             lists: share(ebpf, "LISTS")?,
             rules: share(ebpf, "RULES")?,
+            steps: share(ebpf, "STEPS")?,
+            actions: share(ebpf, "ACTIONS")?,
             selectors: share(ebpf, "SELECTORS")?,
             chains: share(ebpf, "CHAINS")?,
             tables: share(ebpf, "TABLES")?,
@@ -69,7 +75,8 @@ impl Tables {
             neighbours: take(ebpf, "NEIGHBOURS")?,
             marks: share(ebpf, "MARKS")?,
             marks_in_use: share(ebpf, "MARKS_IN_USE")?,
-            rule_counters: take(ebpf, "RULE_COUNTERS")?,
+            rule_counters: share(ebpf, "RULE_COUNTERS")?,
+            counters: (counters, super::cpus()?),
             pass_counters: take(ebpf, "PASS_COUNTERS")?,
             decision: take(ebpf, "DECISION")?,
             installed: Generation::default(),
@@ -111,6 +118,8 @@ impl Tables {
         self.links.write(&wanted.links)?;
         self.lists.write(&wanted.lists)?;
         self.rules.write(&wanted.rules)?;
+        self.steps.write(&wanted.steps)?;
+        self.actions.write(&wanted.actions)?;
         self.selectors.write(&wanted.selectors)?;
         self.chains.write(&wanted.chains)?;
         self.tables.write(&wanted.tables)?;
@@ -126,7 +135,7 @@ impl Tables {
         sync_neighbours(&mut self.neighbours, &mut self.installed.neighbours, &wanted.neighbours)?;
         let (sample, generation) = self.sampling;
         let epoch = self.current.epoch.wrapping_add(1).max(1);
-        let config = Config { sample, generation, epoch, ..wanted.config };
+        let config = Config { sample, generation, epoch, counters: self.counters.0, ..wanted.config };
         // Inactive first: a program that runs meanwhile must not read the new switch with the old rest.
         self.set_config(config)?;
         self.set_config(Config { active: 1, ..config })
@@ -151,34 +160,36 @@ impl Tables {
         self.lease.set(0, until, 0).map_err(|error| Error::from_map("write the map LEASE", error))
     }
 
-    pub fn rule_counters(&self) -> Result<Vec<Counter>> {
-        let read = |slot: u32| {
-            let values = self.rule_counters.get(&slot, 0)?;
-            Ok(values.iter().fold(Counter::default(), |mut sum, counter| {
-                for action in 0..4 {
-                    sum.packets[action] += counter.packets[action];
-                    sum.bytes[action] += counter.bytes[action];
-                }
-                sum
-            }))
-        };
-        (0..length(self.installed.counters.len())?)
-            .map(read)
-            .collect::<Result<_, MapError>>()
-            .map_err(|error| Error::from_map("read the map RULE_COUNTERS", error))
+    pub fn rule_counters(&self) -> Vec<Counter> {
+        (0..self.installed.counters.len() as u32).map(|slot| self.rule_counter(slot)).collect()
     }
 
-    pub fn reset_rule_counter(&mut self, slot: u32) -> Result<()> {
-        let what = "write the map RULE_COUNTERS";
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| Error::from_os(what, error))?;
-        let values = PerCpuValues::try_from(vec![Counter::default(); cpus]).map_err(|e| Error::from_os(what, e))?;
-        self.rule_counters.set(slot, values, 0).map_err(|error| Error::from_map(what, error))
+    fn rule_counter(&self, slot: u32) -> Counter {
+        let mut sum = Counter::default();
+        for (cpu, action) in self.parts() {
+            let count = self.rule_counters.read(counter_index(cpu, action, slot, self.counters.0));
+            sum.packets[action as usize] += count.packets;
+            sum.bytes[action as usize] += count.bytes;
+        }
+        sum
     }
 
-    pub fn pass_counters(&self) -> Result<Vec<(PassReason, PassCounter)>> {
+    pub fn reset_rule_counter(&mut self, slot: u32) {
+        for (cpu, action) in self.parts() {
+            self.rule_counters.clear(counter_index(cpu, action, slot, self.counters.0));
+        }
+    }
+
+    /// Every CPU and every action that is counted.
+    fn parts(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let cpus = self.counters.1;
+        (0..ACTIONS_COUNTED).flat_map(move |action| (0..cpus).map(move |cpu| (cpu, action)))
+    }
+
+    pub fn pass_counters(&self) -> Result<Vec<(PassReason, Count)>> {
         let read = |reason: &PassReason| {
             let values = self.pass_counters.get(&u32::from(*reason as u8), 0)?;
-            let sum = values.iter().fold(PassCounter::default(), |sum, counter| PassCounter {
+            let sum = values.iter().fold(Count::default(), |sum, counter| Count {
                 packets: sum.packets + counter.packets,
                 bytes: sum.bytes + counter.bytes,
             });

@@ -1,6 +1,6 @@
 //! Counters by rule id, whatever happens to the slots and maps below.
 
-use router_common::layout::Counter;
+use crate::fastpath::Counter;
 use std::collections::{HashMap, HashSet};
 
 /// What each rule counted since the router started.

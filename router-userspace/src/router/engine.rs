@@ -410,11 +410,11 @@ impl Engine {
         }
         let Some(fast) = &mut self.fast else { return Ok(()) };
         if fast.fits(&generation) {
-            self.counters.assign(&generation.counters, &fast.rule_counters()?);
+            self.counters.assign(&generation.counters, &fast.rule_counters());
         } else {
             // Larger maps are other maps, and so another program. The old one passes everything meanwhile.
             let larger = FastPath::load(Capacity::of(&generation))?;
-            self.counters.carry_over(&fast.rule_counters()?);
+            self.counters.carry_over(&fast.rule_counters());
             self.counters.reassign(&generation.counters);
             for ifindex in std::mem::take(&mut self.attached) {
                 detach(fast, ifindex)?;

@@ -5,7 +5,7 @@ use super::status::{Count, Interface, Rule, Status};
 use crate::fastpath::Attached;
 use crate::model::{Host, protocol_name, rule_ids};
 use crate::policy::Mode;
-use router_common::layout::Counter;
+use crate::fastpath::Counter;
 use router_common::verdict::Action;
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,13 +13,10 @@ impl Engine {
     /// What `status` shows.
     pub fn status(&mut self) -> Status {
         let (live, passed) = match &self.fast {
-            Some(fast) => match (fast.rule_counters(), fast.pass_counters()) {
-                (Ok(live), Ok(passed)) => (live, passed),
-                (Err(error), _) | (_, Err(error)) => {
-                    tracing::warn!("{error}");
-                    Default::default()
-                }
-            },
+            Some(fast) => {
+                let passed = fast.pass_counters().inspect_err(|error| tracing::warn!("{error}"));
+                (fast.rule_counters(), passed.unwrap_or_default())
+            }
             None => Default::default(),
         };
         let passed = passed.into_iter().filter(|(_, counter)| counter.packets > 0);
