@@ -92,9 +92,9 @@ impl Laid {
             device_mtu_of_segments: world.device_mtu_of_segments,
             seconds: world.seconds,
         };
-        let list4 = laid.list(world, 4, &world.rules);
-        let list6 = laid.list(world, 6, &world.rules);
-        let back = laid.list(world, 4, world.back.as_ref().unwrap_or(&world.rules));
+        let list4 = laid.lay_list(world, 4, &world.rules);
+        let list6 = laid.lay_list(world, 6, &world.rules);
+        let back = laid.lay_list(world, 4, world.back.as_ref().unwrap_or(&world.rules));
         for link in &mut laid.links {
             (link.list4, link.list6, link.back) = (list4, list6, back);
         }
@@ -126,16 +126,15 @@ impl Laid {
         holding.min_by_key(|(first, last, _)| last - first).map_or(NOTHING, |(.., value)| *value)
     }
 
-    fn list(&mut self, world: &World, family: u32, rules: &[Rule]) -> u32 {
+    fn lay_list(&mut self, world: &World, family: u32, rules: &[Rule]) -> u32 {
         let count = rules.len();
-        let linear_from =
-            |at: usize| (at..count).find(|at| rules[*at].filter.is_none()).unwrap_or(count) as u32;
+        let linear_from = |at: usize| (at..count).find(|at| rules[*at].filter.is_none()).unwrap_or(count) as u32;
         let mut by: Vec<(u32, u32)> = Vec::new();
         let first = self.rules.len() as u32;
         for (position, rule) in rules.iter().enumerate() {
             let mut entry = RuleEntry { next: linear_from(position + 1), ..rule.entry };
             match rule.entry.action {
-                ACT_TABLE => entry.target = self.table(world, family, rule.entry.target),
+                ACT_TABLE => entry.target = self.lay_table(world, family, rule.entry.target),
                 ACT_GOTO => entry.target_linear = linear_from(rule.entry.target as usize),
                 _ => {}
             }
@@ -193,7 +192,7 @@ impl Laid {
         self.tree(ranges)
     }
 
-    fn table(&mut self, world: &World, family: u32, id: u32) -> u32 {
+    fn lay_table(&mut self, world: &World, family: u32, id: u32) -> u32 {
         let mut ranges = Ranges::new();
         for route in world.routes.iter().filter(|route| (route.family, route.table) == (family, id)) {
             let mut entry = route.entry;

@@ -229,10 +229,10 @@ impl World {
 
 impl Laid {
     pub fn decide(&self, packet: Packet) -> Outcome {
-        let mut walk = Walk { packet, ..Walk::EMPTY };
+        let (mut walk, mut back) = (Walk::EMPTY, Walk::EMPTY);
+        walk.packet = packet;
         // The room of the way back holds what the packet before left.
-        let other = Packet { sport: 7, dport: 7, mark: 7, flow: 7, ipproto: 7, ..packet6() };
-        let mut back = Walk { packet: other, ..Walk::EMPTY };
+        back.packet = Packet { sport: 7, dport: 7, mark: 7, flow: 7, ipproto: 7, ..packet6() };
         let mut outcome = Outcome { route: 7, oif: 7, ..Outcome::EMPTY };
         outcome.begin(packet.mark);
         let ingress = self.links.iter().position(|link| link.index == packet.iif).expect("a known interface");
