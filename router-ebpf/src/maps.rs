@@ -141,8 +141,8 @@ pub struct Maps<'a> {
 impl Maps<'_> {
     /// Where what was found for packets like this one is kept.
     #[inline(always)]
-    fn flow(&self, packet: &Packet) -> Option<*mut Flow> {
-        FLOWS.get_ptr_mut(self.flows + Flow::place(packet))
+    fn flow(&self, packet: &Packet, mark: u32) -> Option<*mut Flow> {
+        FLOWS.get_ptr_mut(self.flows + Flow::place(packet, mark))
     }
 }
 
@@ -207,12 +207,12 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn recall(&self, epoch: u32, walk: &mut Walk) -> bool {
         // SAFETY: an entry of this CPU's own, whose state is in use (`State::take`).
-        self.flow(&walk.packet).is_some_and(|flow| unsafe { (*flow).recall(epoch, walk) })
+        self.flow(&walk.packet, walk.packet.mark).is_some_and(|flow| unsafe { (*flow).recall(epoch, walk) })
     }
 
     #[inline(always)]
     fn keep(&self, epoch: u32, mark: u32, walk: &Walk) {
-        if let Some(flow) = self.flow(&walk.packet) {
+        if let Some(flow) = self.flow(&walk.packet, mark) {
             // SAFETY: as for `recall`.
             unsafe { (*flow).keep(epoch, mark, walk) };
         }

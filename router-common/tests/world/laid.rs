@@ -6,6 +6,7 @@ use router_common::interval::{NOTHING, Tree};
 use router_common::layout::*;
 use router_common::packet::IPV4;
 use router_common::walk::{Lists, Walk, filter_step, mark_step, rule_step};
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 /// First key, last key and value; of several that hold a key the narrowest counts.
@@ -20,15 +21,37 @@ pub struct Laid {
     chains: Vec<u32>,
     tables: Vec<TableEntry>,
     routes: Vec<RouteEntry>,
-    gateways: Vec<NeighbourEntry>,
+    pub gateways: Vec<NeighbourEntry>,
     neighbours: HashMap<NeighbourKey, NeighbourEntry>,
     marks: Vec<MarkEntry>,
     marks_in_use: Vec<u32>,
     /// `Tree::root` is the index.
     trees: Vec<Ranges>,
     device_mtu_of_segments: Option<u32>,
-    seconds: u32,
+    pub seconds: u32,
+    /// By place; None: nothing is kept.
+    flows: Option<RefCell<HashMap<u32, Flow>>>,
+    /// How many packets met what was kept.
+    pub recalled: Cell<u32>,
 }
+
+/// As the map holds it before anything was kept.
+const EMPTY_FLOW: Flow = Flow {
+    epoch: 0,
+    iif: 0,
+    addrs: [0; 2],
+    ports: 0,
+    mark: 0,
+    flow: 0,
+    kind: 0,
+    route: 0,
+    end: 0,
+    rule: 0,
+    table: 0,
+    class: 0,
+    mark_after: 0,
+    rest: [[0; 3]; 2],
+};
 
 /// An address as a number.
 fn number(family: u32, addr: &AddrWords) -> u128 {
@@ -91,6 +114,8 @@ impl Laid {
             trees: world.trees.clone(),
             device_mtu_of_segments: world.device_mtu_of_segments,
             seconds: world.seconds,
+            flows: None,
+            recalled: Cell::new(0),
         };
         let list4 = laid.lay_list(world, 4, &world.rules);
         let list6 = laid.lay_list(world, 6, &world.rules);
@@ -110,6 +135,12 @@ impl Laid {
         laid.config.exceptions4 = laid.tree(exceptions(4));
         laid.config.exceptions6 = laid.tree(exceptions(6));
         laid
+    }
+
+    /// Keeps what was found for the packets of a flow.
+    pub fn with_flows(mut self) -> Laid {
+        self.flows = Some(RefCell::default());
+        self
     }
 
     fn tree(&mut self, ranges: Ranges) -> Tree {
@@ -272,6 +303,19 @@ impl Tables for Laid {
     }
     fn segments_fit(&self, _oif: u32, mtu: u32) -> bool {
         self.device_mtu_of_segments.is_some_and(|device| device <= mtu)
+    }
+    fn recall(&self, epoch: u32, walk: &mut Walk) -> bool {
+        let Some(flows) = &self.flows else { return false };
+        let place = Flow::place(&walk.packet, walk.packet.mark);
+        assert!(place < FLOWS_PER_CPU);
+        let known = flows.borrow().get(&place).is_some_and(|flow| flow.recall(epoch, walk));
+        self.recalled.set(self.recalled.get() + u32::from(known));
+        known
+    }
+    fn keep(&self, epoch: u32, mark: u32, walk: &Walk) {
+        let Some(flows) = &self.flows else { return };
+        let mut flows = flows.borrow_mut();
+        flows.entry(Flow::place(&walk.packet, mark)).or_insert(EMPTY_FLOW).keep(epoch, mark, walk);
     }
     fn rewrite_mark(&self, walk: &mut Walk, times: u32) {
         run!(mark_step, self, walk, times);
