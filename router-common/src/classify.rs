@@ -242,12 +242,7 @@ fn is_exception(tables: &impl Tables, config: &Config, packet: &Packet) -> bool 
 /// Whether the look-up of the way back finds something else than a way out: `__fib_validate_source()`, net/ipv4/fib_frontend.c, with
 /// rp_filter off (where it is on, the guard forbids redirecting). Finding nothing, or a refusal, is no objection then.
 #[inline(always)]
-fn source_is_refused(
-    tables: &impl Tables,
-    ingress: &LinkEntry,
-    walk: &Walk,
-    back: &mut Walk,
-) -> bool {
+fn source_is_refused(tables: &impl Tables, ingress: &LinkEntry, walk: &Walk, back: &mut Walk) -> bool {
     let packet = &walk.packet;
     let Some(egress) = tables.route(walk.route).and_then(|route| tables.link(route.egress)) else { return true };
     let there = &mut back.packet;

@@ -14,9 +14,9 @@ impl Flow {
         packet.family << 16 | u32::from(packet.ipproto) << 8 | u32::from(packet.fragment)
     }
 
-    /// Which of a CPU's entries packets like this one share with a few others.
+    /// Which of a CPU's entries packets like this one, which came with this mark, share with a few others.
     #[inline(always)]
-    pub fn place(packet: &Packet) -> u32 {
+    pub fn place(packet: &Packet, mark: u32) -> u32 {
         const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
         let addrs = u64::from(packet.src[0]) << 32 | u64::from(packet.dst[0]);
         let mut mixed = addrs ^ u64::from(ports(packet.sport, packet.dport)).wrapping_mul(MULTIPLIER);
@@ -24,7 +24,7 @@ impl Flow {
             mixed ^= u64::from(packet.src[3]) << 32 | u64::from(packet.dst[3]);
             mixed ^= u64::from(packet.src[1]) << 16 | u64::from(packet.dst[1]);
         }
-        mixed ^= u64::from(packet.mark ^ packet.iif << 16 ^ u32::from(packet.ipproto));
+        mixed ^= u64::from(mark ^ packet.iif << 16 ^ u32::from(packet.ipproto));
         mixed = mixed.wrapping_mul(MULTIPLIER);
         (mixed >> 32) as u32 & (FLOWS_PER_CPU - 1)
     }
@@ -44,7 +44,8 @@ impl Flow {
             return first == 0;
         }
         let Flow6([src, dst]) = rest;
-        let differs = |words: &[u32; 3], addr: &[u32; 4]| (words[0] ^ addr[1]) | (words[1] ^ addr[2]) | (words[2] ^ addr[3]);
+        let differs =
+            |words: &[u32; 3], addr: &[u32; 4]| (words[0] ^ addr[1]) | (words[1] ^ addr[2]) | (words[2] ^ addr[3]);
         differs(src, &packet.src) | differs(dst, &packet.dst) == 0
     }
 

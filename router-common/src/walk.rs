@@ -375,7 +375,8 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, action: &Acti
         if i32::from(route.prefix_len) <= i32::from(action.suppress_prefixlength) {
             return walk.nothing_decided();
         }
-        if action.suppress_ifgroup != NO_GROUP && action.suppress_ifgroup == route.group && route.kind == ROUTE_UNICAST {
+        if action.suppress_ifgroup != NO_GROUP && action.suppress_ifgroup == route.group && route.kind == ROUTE_UNICAST
+        {
             return walk.nothing_decided();
         }
     }

@@ -6,12 +6,12 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::warn;
-use router_common::walk::Walk;
 use router_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, FLOW_CLASS_SHIFT, IPV4, IPV4_TTL_OFFSET, IPV6_HOP_LIMIT_OFFSET, forwarded_priority,
     forwarded_ttl_word,
 };
 use router_common::verdict::{Action, PassReason};
+use router_common::walk::Walk;
 
 /// Redirects, marks, drops, or leaves the packet to the programs after this one. Corrects the decision where the packet could
 /// not be rewritten.

@@ -1,7 +1,7 @@
 //! What happened, per CPU: nobody else writes the entry that is counted in.
 
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use crate::maps::{PASS_COUNTERS, RULE_COUNTERS};
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use router_common::classify::Outcome;
 use router_common::layout::{ACTIONS_COUNTED, NO_RULE, counter_index};
 use router_common::verdict::Action;

@@ -157,8 +157,8 @@ pub struct Maps<'a> {
 impl Maps<'_> {
     /// Where what was found for packets like this one is kept.
     #[inline(always)]
-    fn flow(&self, packet: &Packet) -> Option<(*mut Flow, *mut Flow6)> {
-        let place = self.flows + Flow::place(packet);
+    fn flow(&self, packet: &Packet, mark: u32) -> Option<(*mut Flow, *mut Flow6)> {
+        let place = self.flows + Flow::place(packet, mark);
         Some((FLOWS.get_ptr_mut(place)?, FLOWS6.get_ptr_mut(place)?))
     }
 }
@@ -202,7 +202,8 @@ impl Tables for Maps<'_> {
         let word = unsafe { entry.read_volatile() };
         let part = |shift: u32| (word >> shift) as u16;
         // As `bytemuck` would cast it, without a detour over memory.
-        let [a, b, c, usable] = if cfg!(target_endian = "little") { [0, 16, 32, 48] } else { [48, 32, 16, 0] }.map(part);
+        let [a, b, c, usable] =
+            if cfg!(target_endian = "little") { [0, 16, 32, 48] } else { [48, 32, 16, 0] }.map(part);
         Some(NeighbourEntry { mac: [a, b, c], usable })
     }
 
@@ -226,12 +227,13 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn recall(&self, epoch: u32, walk: &mut Walk) -> bool {
         // SAFETY: an entry of this CPU's own, whose state is in use (`State::take`).
-        self.flow(&walk.packet).is_some_and(|(flow, rest)| unsafe { (*flow).recall(&*rest, epoch, walk) })
+        let flow = self.flow(&walk.packet, walk.packet.mark);
+        flow.is_some_and(|(flow, rest)| unsafe { (*flow).recall(&*rest, epoch, walk) })
     }
 
     #[inline(always)]
     fn keep(&self, epoch: u32, mark: u32, walk: &Walk) {
-        if let Some((flow, rest)) = self.flow(&walk.packet) {
+        if let Some((flow, rest)) = self.flow(&walk.packet, mark) {
             // SAFETY: as for `recall`.
             unsafe { (*flow).keep(&mut *rest, epoch, mark, walk) };
         }

@@ -86,14 +86,17 @@ fn widest(list: &[Candidate], family: Family, places: &[Place]) -> Option<(By, V
         (different, what, kept)
     });
     // The first of equals, for a repeatable answer.
-    let best = worth.filter(|(different, ..)| *different >= LEAST).reduce(|best, next| if next.0 > best.0 { next } else { best })?;
+    let best = worth
+        .filter(|(different, ..)| *different >= LEAST)
+        .reduce(|best, next| if next.0 > best.0 { next } else { best })?;
     Some((best.1, best.2))
 }
 
 /// What of a rule's selectors can be looked up.
 fn spans(selectors: &Selectors, family: Family) -> Vec<(By, u128, u128)> {
     let mut spans = Vec::new();
-    let addresses = [(FILTER_FROM, &selectors.from, &selectors.from_mask), (FILTER_TO, &selectors.to, &selectors.to_mask)];
+    let addresses =
+        [(FILTER_FROM, &selectors.from, &selectors.from_mask), (FILTER_TO, &selectors.to, &selectors.to_mask)];
     for (by, value, mask) in addresses {
         if *mask != [0; 4] {
             let (first, mask) = (number(value, family), number(mask, family));
@@ -134,8 +137,11 @@ fn looks_at_nothing_but(selectors: &Selectors, by: u32) -> bool {
         FILTER_TO => (rest.to, rest.to_mask) = ([0; 4], [0; 4]),
         FILTER_MARK => (rest.mark, rest.mark_mask) = (0, 0),
         FILTER_SPORT | FILTER_DPORT => {
-            let (flag, whole) =
-                if by == FILTER_SPORT { (SELECT_SPORT, ports(u16::MAX, 0)) } else { (SELECT_DPORT, ports(0, u16::MAX)) };
+            let (flag, whole) = if by == FILTER_SPORT {
+                (SELECT_SPORT, ports(u16::MAX, 0))
+            } else {
+                (SELECT_DPORT, ports(0, u16::MAX))
+            };
             if rest.flags & flag != 0 {
                 rest.flags &= !flag;
             } else {
@@ -157,7 +163,8 @@ fn looks_at_nothing_but(selectors: &Selectors, by: u32) -> bool {
 
 /// Leaves out the widest spans where all chains together would become too long.
 fn keep_affordable(rules: &mut Vec<Span>, list: usize) {
-    let bounds: BTreeSet<u128> = rules.iter().flat_map(|(first, last, _)| [Some(*first), last.next()]).flatten().collect();
+    let bounds: BTreeSet<u128> =
+        rules.iter().flat_map(|(first, last, _)| [Some(*first), last.next()]).flatten().collect();
     let bounds: Vec<u128> = bounds.into_iter().collect();
     let mut covers: Vec<(usize, Span)> = rules
         .iter()

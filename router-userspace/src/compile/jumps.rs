@@ -73,9 +73,7 @@ impl Cover {
         match self {
             Cover::From(value, mask) => within(&selectors.from, &selectors.from_mask, value, mask),
             Cover::To(value, mask) => within(&selectors.to, &selectors.to_mask, value, mask),
-            Cover::Mark(value, mask) => {
-                selectors.mark_mask & mask == *mask && (selectors.mark ^ value) & mask == 0
-            }
+            Cover::Mark(value, mask) => selectors.mark_mask & mask == *mask && (selectors.mark ^ value) & mask == 0,
         }
     }
 }

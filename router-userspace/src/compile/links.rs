@@ -20,13 +20,8 @@ const MAX_MTU: u32 = 0xffff;
 
 /// Everything about an interface but its rules and what may be done there.
 pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
-    let mut entry = LinkEntry {
-        index: link.index,
-        list4: NO_LIST,
-        list6: NO_LIST,
-        back: NO_LIST,
-        ..bytemuck::Zeroable::zeroed()
-    };
+    let mut entry =
+        LinkEntry { index: link.index, list4: NO_LIST, list6: NO_LIST, back: NO_LIST, ..bytemuck::Zeroable::zeroed() };
     let ethernet = link.arphrd == ARPHRD_ETHER;
     if ethernet && let Some(mac) = link.mac {
         entry.flags |= LINK_ETHERNET;

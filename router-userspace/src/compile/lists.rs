@@ -58,13 +58,7 @@ pub(super) struct RuleLists<'a> {
 
 impl<'a> RuleLists<'a> {
     /// The rules of one family, in the kernel's order, with a counter each.
-    pub fn new(
-        host: &'a Host,
-        family: Family,
-        tables: Tables,
-        input: &'a Input,
-        slots: &mut CounterSlots,
-    ) -> Self {
+    pub fn new(host: &'a Host, family: Family, tables: Tables, input: &'a Input, slots: &mut CounterSlots) -> Self {
         let rules: Vec<&Rule> = host.rules_of(family).collect();
         let owned: Vec<Rule> = rules.iter().map(|rule| (*rule).clone()).collect();
         let counter = |id: String| {
@@ -116,7 +110,10 @@ impl<'a> RuleLists<'a> {
         let vrfs = host.links.values().any(|link| link.kind == "vrf");
         self.list(generation, |rule| {
             all_of([
-                rule.selectors.iif.as_ref().map(|iif| if vrfs { Meets::Unseen } else { comes_in_by(rule, iif, link, host) }),
+                rule.selectors
+                    .iif
+                    .as_ref()
+                    .map(|iif| if vrfs { Meets::Unseen } else { comes_in_by(rule, iif, link, host) }),
                 rule.selectors.l3mdev.then_some(if vrfs { Meets::Unseen } else { Meets::No }),
                 rule.selectors.tun_id.filter(|id| *id != 0).map(|_| Meets::No),
             ])
@@ -171,7 +168,8 @@ impl<'a> RuleLists<'a> {
             place.push(list.len());
             let meets = answers.next_if(|(dependent, _)| **dependent == index).map_or(Meets::Yes, |(_, meets)| *meets);
             let Some((flags, selectors)) = residual(rule, meets) else { continue };
-            let mut action = ActionEntry { flags, suppress_prefixlength: -1, suppress_ifgroup: NO_GROUP, ..Zeroable::zeroed() };
+            let mut action =
+                ActionEntry { flags, suppress_prefixlength: -1, suppress_ifgroup: NO_GROUP, ..Zeroable::zeroed() };
             let mut jump = None;
             match rule.action {
                 RuleAction::Table(0) | RuleAction::Unknown(_) => action.action = ACT_UNSEEN,
@@ -198,7 +196,7 @@ impl<'a> RuleLists<'a> {
             action.suppress_ifgroup = rule.suppress_ifgroup.unwrap_or(NO_GROUP);
             action.suppress_prefixlength = rule.suppress_prefixlength.map_or(-1, |len| len.min(i16::MAX as u32) as i16);
             let (counter, fallback) = self.counters[index];
-                        if fallback {
+            if fallback {
                 action.flags |= RULE_FALLBACK;
             }
             list.push(Candidate { action, counter, selectors, jump });
@@ -225,12 +223,8 @@ fn all_of(answers: [Option<Meets>; 3]) -> Meets {
 
 /// A rule that leaves every packet to the stack.
 fn unseen() -> Candidate {
-    let action = ActionEntry {
-        action: ACT_UNSEEN,
-        suppress_prefixlength: -1,
-        suppress_ifgroup: NO_GROUP,
-        ..Zeroable::zeroed()
-    };
+    let action =
+        ActionEntry { action: ACT_UNSEEN, suppress_prefixlength: -1, suppress_ifgroup: NO_GROUP, ..Zeroable::zeroed() };
     Candidate { action, counter: NO_RULE, selectors: Zeroable::zeroed(), jump: None }
 }
 

@@ -20,9 +20,9 @@ use crate::model::{Family, Host, MarkRule};
 use bytemuck::Zeroable;
 use router_common::interval::{Line, Tree};
 use router_common::layout::{
-    ABI_VERSION, ActionEntry, Config, FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT, LinkEntry, ListEntry, MAX_MARKS,
-    MAX_MARKS_IN_USE, MAX_RULES, MarkEntry, NeighbourEntry, NeighbourKey, RouteEntry, RuleEntry, SELECT_DPORT,
-    SELECT_PORTS, SELECT_SPORT, Selectors, StepEntry, TableEntry,
+    ABI_VERSION, ActionEntry, Config, FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT, LinkEntry, ListEntry,
+    MAX_MARKS, MAX_MARKS_IN_USE, MAX_RULES, MarkEntry, NeighbourEntry, NeighbourKey, RouteEntry, RuleEntry,
+    SELECT_DPORT, SELECT_PORTS, SELECT_SPORT, Selectors, StepEntry, TableEntry,
 };
 use std::collections::{BTreeMap, BTreeSet};
 

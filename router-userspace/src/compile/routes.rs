@@ -5,8 +5,8 @@ use super::{Generation, links, words};
 use crate::model::{Family, Host, NextHop, Route, RouteKind, TABLE_LOCAL};
 use ipnet::IpNet;
 use router_common::layout::{
-    NeighbourKey, ROUTE_BLACKHOLE, ROUTE_LOCAL_FIRST, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE, ROUTE_UNSEEN,
-    RouteEntry, SOURCE_DOUBTFUL, SOURCE_ONLINK, TableEntry,
+    NeighbourKey, ROUTE_BLACKHOLE, ROUTE_LOCAL_FIRST, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE,
+    ROUTE_UNSEEN, RouteEntry, SOURCE_DOUBTFUL, SOURCE_ONLINK, TableEntry,
 };
 use router_common::verdict::PassReason;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -6,25 +6,25 @@ use router_common::packet::FLOW_CLASS_SHIFT;
 
 /// Source and destination ports. One port and masked ones are compared in one word, both sides at once; ranges by themselves.
 pub(super) fn select_ports(words: &mut Selectors, source: Option<Ports>, destination: Option<Ports>) {
-        let mut range = |flag, selected: Option<Ports>| match selected {
-            Some(Ports::Range { start, end }) if start != end => {
-                words.flags |= flag;
-                [start, end]
-            }
-            _ => [0; 2],
-        };
-        (words.sport, words.dport) = (range(SELECT_SPORT, source), range(SELECT_DPORT, destination));
-        let masked = |selected| match selected {
-            Some(Ports::Range { start, end }) if start == end => (start, u16::MAX),
-            Some(Ports::Masked { value, mask }) => (value, mask),
-            _ => (0, 0),
-        };
-        let ((source, source_mask), (destination, destination_mask)) = (masked(source), masked(destination));
-        words.ports_mask = ports(source_mask, destination_mask);
-        words.ports = ports(source, destination);
-        if words.ports_mask != 0 {
-            words.flags |= SELECT_PORTS;
+    let mut range = |flag, selected: Option<Ports>| match selected {
+        Some(Ports::Range { start, end }) if start != end => {
+            words.flags |= flag;
+            [start, end]
         }
+        _ => [0; 2],
+    };
+    (words.sport, words.dport) = (range(SELECT_SPORT, source), range(SELECT_DPORT, destination));
+    let masked = |selected| match selected {
+        Some(Ports::Range { start, end }) if start == end => (start, u16::MAX),
+        Some(Ports::Masked { value, mask }) => (value, mask),
+        _ => (0, 0),
+    };
+    let ((source, source_mask), (destination, destination_mask)) = (masked(source), masked(destination));
+    words.ports_mask = ports(source_mask, destination_mask);
+    words.ports = ports(source, destination);
+    if words.ports_mask != 0 {
+        words.flags |= SELECT_PORTS;
+    }
 }
 
 /// Value and mask of the word that holds the traffic class (its octet here) and the flow label.

@@ -33,9 +33,8 @@ impl<T: aya::Pod> Shared<T> {
         let bytes = entries * Self::STRIDE;
         let fd = map.fd().as_fd().as_raw_fd();
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe {
-            libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0)
-        };
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(Error::from_os(format!("map the memory of {name}"), std::io::Error::last_os_error()));
         }

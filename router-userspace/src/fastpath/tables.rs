@@ -1,10 +1,10 @@
 //! The maps, kept in step with a [`Generation`].
 
 use super::grace::wait_for_running_programs;
+use super::shared::Shared;
 use super::{Counter, Error, Result};
 use crate::compile::Generation;
 use aya::Ebpf;
-use super::shared::Shared;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use router_common::interval::Line;
 use router_common::layout::*;
@@ -216,10 +216,6 @@ impl Tables {
 /// A neighbour as it lies in `GATEWAYS`.
 fn gateway_word(entry: &NeighbourEntry) -> u64 {
     bytemuck::cast(*entry)
-}
-
-fn length(len: usize) -> Result<u32> {
-    u32::try_from(len).map_err(|_| Error::Full)
 }
 
 /// Writes what differs. What goes, goes first, so that a full map has room for what comes.

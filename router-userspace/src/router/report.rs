@@ -3,9 +3,9 @@
 use super::engine::Engine;
 use super::status::{Count, Interface, Rule, Status};
 use crate::fastpath::Attached;
+use crate::fastpath::Counter;
 use crate::model::{Host, protocol_name, rule_ids};
 use crate::policy::Mode;
-use crate::fastpath::Counter;
 use router_common::verdict::Action;
 use std::collections::{BTreeMap, HashMap};
 
