@@ -2,7 +2,7 @@
 
 use super::interval::{self, Range, flatten, overlay, tree32, tree128};
 use super::{Generation, links, words};
-use crate::model::{Family, Host, NextHop, Route, RouteKind, TABLE_LOCAL};
+use crate::model::{Family, Host, NextHop, Route, RouteKind, Rule, RuleAction, TABLE_LOCAL};
 use ipnet::IpNet;
 use router_common::layout::{
     NeighbourKey, ROUTE_BLACKHOLE, ROUTE_LOCAL_FIRST, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE,
@@ -66,7 +66,8 @@ pub(super) fn compile(host: &Host, generation: &mut Generation) -> Result<[Table
     let mut sources: BTreeMap<IpNet, u32> = BTreeMap::new();
     let own = OwnAddresses::new(host);
     for route in &host.routes {
-        let on_link = route.nexthops.iter().any(|hop| hop.dev != 0 && (hop.via.is_none() || own.is_gateway_of(hop)));
+        let on_link =
+            route.nexthops.iter().any(|hop| hop.dev != 0 && (hop.via.is_none() || own.is_gateway_of(route, hop)));
         if is_special(route.kind) {
             *sources.entry(route.dst.trunc()).or_default() |= SOURCE_DOUBTFUL;
         } else if route.kind == RouteKind::Unicast && on_link {
@@ -146,19 +147,36 @@ impl Entries {
     }
 }
 
-/// The IPv4 prefixes that this host delivers to itself.
-struct OwnAddresses(Vec<IpNet>);
+/// The IPv4 prefixes that this host delivers to itself, where the kernel's look-up of a gateway can come upon them: it looks into the
+/// route's own table, then walks the rules for a packet without a mark.
+struct OwnAddresses(Vec<(Option<u32>, IpNet)>);
 
 impl OwnAddresses {
     fn new(host: &Host) -> Self {
+        let meets = |rule: &&Rule| {
+            let selectors = &rule.selectors;
+            selectors.not || selectors.fwmark.is_none_or(|(value, mask)| value & mask == 0)
+        };
+        let table = |rule: &Rule| match rule.action {
+            RuleAction::Table(table) => Some(table),
+            _ => None,
+        };
+        let reached: BTreeSet<u32> = host.rules_of(Family::Ipv4).filter(meets).filter_map(table).collect();
         let local = |route: &&Route| route.kind == RouteKind::Local && route.family == Family::Ipv4;
-        OwnAddresses(host.routes.iter().filter(local).map(|route| route.dst).collect())
+        let of = |route: &Route| (Some(route.table).filter(|table| !reached.contains(table)), route.dst);
+        OwnAddresses(host.routes.iter().filter(local).map(of).collect())
     }
 
     /// Whether the gateway is an address of this host itself. If it was one already when the route was made, its scope is
     /// `host`, and the kernel sends as if the route had no gateway (`fib_check_nh_v4_gw()`, `rt_set_nexthop()`). No dump tells.
-    fn is_gateway_of(&self, hop: &NextHop) -> bool {
-        hop.via.is_some_and(|via| !hop.onlink && self.0.iter().any(|net| net.contains(&via)))
+    fn is_gateway_of(&self, route: &Route, hop: &NextHop) -> bool {
+        let own = |via| {
+            let holds = |(only, net): &(Option<u32>, IpNet)| {
+                only.is_none_or(|table| table == route.table) && net.contains(&via)
+            };
+            self.0.iter().any(holds)
+        };
+        hop.via.is_some_and(|via| !hop.onlink && own(via))
     }
 }
 
@@ -262,7 +280,7 @@ fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<
     let unseen_hop = hop.encap || hop.realms != 0 || hop.dev == 0;
     // A locked MTU of 0 is the kernel's least one (`ip_dst_mtu_maybe_forward`), and 0 here is none.
     let least_mtu = route.mtu_locked && route.mtu.unwrap_or(0) == 0;
-    if unseen_hop || least_mtu || known.own.is_gateway_of(hop) || known.shared.is_way_of(route, hop) {
+    if unseen_hop || least_mtu || known.own.is_gateway_of(route, hop) || known.shared.is_way_of(route, hop) {
         return unseen(route, PassReason::RouteKind);
     }
     let Some(link) = known.host.links.get(&hop.dev).filter(|_| !hop.linkdown) else {
