@@ -333,6 +333,7 @@ fn ipv6_prefers_the_router_preference_then_the_ingress_interface() {
 fn marks_are_rewritten_in_order_and_once_per_statement() {
     let host = host();
     let mark = |statement, fwmark, value, mask| MarkRule {
+        membership: false,
         family: Family::Ipv4,
         statement,
         selectors: MarkSelectors { fwmark, ..MarkSelectors::default() },
