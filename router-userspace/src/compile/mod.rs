@@ -16,7 +16,7 @@ pub use slots::CounterSlots;
 
 use crate::model::{Family, Host, MarkRule};
 use router_common::layout::{
-    AddrFlags, FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT, LinkEntry, MAX_MARKS, MAX_MARKS_IN_USE, MAX_RULES,
+    AddrFlags, FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT, LinkEntry, MAX_MARKS, MAX_MARKS_IN_USE, MAX_RULES, MAY_PASS,
     MarkEntry, NeighbourEntry, NeighbourKey, RULE_DPORT, RULE_PORTS, RULE_SPORT, RouteEntry, RouteKey4, RouteKey6,
     RuleEntry,
 };
@@ -86,6 +86,10 @@ pub enum TooLarge {
         "{0} rules of other programs look for a whole fwmark; the fast path keeps clear of {MAX_MARKS_IN_USE} at most"
     )]
     MarksInUse(usize),
+    /// A mark that looks an address up in a set. The guard leaves the interfaces of such a policy to the stack; this is for who
+    /// does not ask it.
+    #[error("the fast path does not look addresses up in sets")]
+    Sets,
 }
 
 /// Compiles what the host has now into one generation of the maps.
@@ -96,6 +100,10 @@ pub fn compile(host: &Host, input: &Input, slots: &mut CounterSlots) -> Result<G
         Generation { mark_bits: input.mark_bits, marks_in_use: input.marks_in_use.clone(), ..Generation::default() };
     if input.marks_in_use.len() > MAX_MARKS_IN_USE as usize {
         return Err(TooLarge::MarksInUse(input.marks_in_use.len()));
+    }
+    let decides = input.may.values().any(|may| *may != MAY_PASS);
+    if decides && input.marks.iter().any(|mark| mark.selectors.sets().next().is_some()) {
+        return Err(TooLarge::Sets);
     }
     generation.marks = input.marks.iter().filter_map(|mark| links::mark(host, mark)).collect();
     if generation.marks.len() > MAX_MARKS as usize {

@@ -255,6 +255,11 @@ impl Policy {
         self.rules.iter().flat_map(of_rule).collect()
     }
 
+    /// Whether it matters to this policy who else uses which bits of the mark, apart from the fast path.
+    pub fn wants_mark_bits(&self) -> bool {
+        self.router.mark_bits.is_some() || !self.set_uses().is_empty()
+    }
+
     /// The policy with a bit of the mark for each use of a set: its rules look for these bits, and behind the `[[mark]]` come
     /// statements that set them. A packet that carries exactly one of the `whole` marks keeps it, and so is in no set.
     #[must_use]

@@ -6,7 +6,7 @@ use super::watch::Watch;
 use super::{Options, PolicyFile, RouterError, expiry, news};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
-use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact, survey};
+use crate::kernel::{ForeignPrograms, Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact, survey};
 use crate::mirror::{self, MarkClasses};
 use crate::model::Host;
 use crate::policy::{Bypass, Mode, Policy};
@@ -29,6 +29,8 @@ const PASSES: u32 = 8;
 pub(super) struct Engine {
     pub(super) kernel: Netlink,
     pub(super) policy: Policy,
+    /// The policy of the mirror as it is, with the bits of its sets.
+    pub(super) in_force: Policy,
     file: Option<PolicyFile>,
     forced_mode: Option<Mode>,
     pub(super) fast: Option<FastPath>,
@@ -69,6 +71,7 @@ impl Engine {
         Ok(Engine {
             kernel: Netlink::open()?,
             policy: options.policy,
+            in_force: Policy::default(),
             file: options.file,
             forced_mode: options.mode,
             fast: None,
@@ -321,19 +324,23 @@ impl Engine {
         } else if self.fast.is_none() {
             self.load(mode)?;
         }
+        self.survey(policy);
+        let bound = safety::with_set_bits(policy, &self.host, &self.facts, &self.in_force.set_bits)?;
+        let (source, policy) = (policy, &bound);
         self.judgement = self.judge(policy);
         let desired = mirror::desired(policy, &self.host, &(&self.judgement).into())
             .with_marks_taken(self.kernel.marks_are_anothers()?);
         desired.check()?;
         let changes = mirror::diff(&desired, &self.host, self.kernel.mark_chain()?);
         if !changes.is_empty() {
-            // The policy in force, whose marks are installed: a failure puts them back.
-            let changes = changes.with_installed_marks(&self.policy.mark_rules());
+            // Their marks are installed: a failure puts them back.
+            let changes = changes.with_installed_marks(&self.in_force.mark_rules());
             let applied = mirror::apply(&mut self.kernel, &changes, &mut news::progress(&self.ending))
                 .map_err(|error| error.told_of(&desired))?;
-            news::applied(&applied, !self.started || *policy != self.policy);
+            news::applied(&applied, !self.started || *source != self.policy);
             self.host = self.kernel.host()?;
         }
+        self.in_force.clone_from(policy);
         news::waiting(&self.waiting, &desired.waiting);
         self.waiting = desired.waiting;
         if self.fast.is_some() {
@@ -342,11 +349,21 @@ impl Engine {
         Ok(())
     }
 
-    /// What the guard allows, once the file's rules are there.
-    fn judge(&mut self, policy: &Policy) -> Judgement {
-        let Some(fast) = &mut self.fast else { return Judgement::default() };
-        self.facts = facts(fast, &self.host);
+    /// Looks what else acts on packets, as far as that matters.
+    fn survey(&mut self, policy: &Policy) {
+        self.facts = match &mut self.fast {
+            Some(fast) => facts(fast, &self.host),
+            None if policy.wants_mark_bits() => survey(ForeignPrograms::default()),
+            None => Facts::default(),
+        };
         self.surveyed = Instant::now();
+    }
+
+    /// What the guard allows, once the file's rules are there.
+    fn judge(&self, policy: &Policy) -> Judgement {
+        if self.fast.is_none() {
+            return Judgement::default();
+        }
         let host = mirror::after(&mirror::desired(policy, &self.host, &MarkClasses::default()), &self.host);
         safety::judge(&host, &self.facts, &Wanted { settings: &policy.router, marks: &policy.mark_rules() })
     }

@@ -59,6 +59,9 @@ pub enum RouterError {
     /// What the policy wants and what is there do not go together.
     #[error(transparent)]
     Conflict(#[from] crate::mirror::Conflicts),
+    /// Somebody else uses the bits of the mark.
+    #[error(transparent)]
+    NoBits(#[from] crate::safety::NoBits),
     /// The mirror failed midway.
     #[error(transparent)]
     Apply(#[from] crate::mirror::ApplyError),

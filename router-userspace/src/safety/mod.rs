@@ -10,12 +10,16 @@ mod expressions;
 mod facts;
 mod interfaces;
 mod netfilter;
+mod sets;
 #[cfg(test)]
 mod tests;
 
 pub use between::{Between, between};
 pub use bits::{CLASS_PRIORITY, as_class_rule, class_rule};
-pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint};
+pub use facts::{
+    Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint, MarkUse, Marks,
+};
+pub use sets::{NoBits, with_set_bits};
 
 use crate::model::{
     Family, Host, Link, MarkRule, PRIORITY_DEFAULT, PRIORITY_MAIN, Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_LOCAL,
@@ -90,7 +94,7 @@ impl May {
 
 /// Judges every interface that the program belongs on. `host` is the state that traffic would meet: with the file's rules.
 pub fn judge(host: &Host, facts: &Facts, wanted: &Wanted<'_>) -> Judgement {
-    let used = bits::used(host, wanted.marks);
+    let used = bits::used(host, facts, wanted.marks);
     let marking = choose_bits(host, facts, wanted, &used);
     let mut judgement = Judgement { marks_in_use: used.whole.into_iter().collect(), ..Judgement::default() };
     for link in interfaces::wanted(host, wanted.settings.interfaces.as_deref()) {
@@ -114,6 +118,9 @@ fn judge_link(host: &Host, facts: &Facts, wanted: &Wanted<'_>, link: &Link, no_b
     if let Some(why) = interfaces::unfit(link).or_else(|| interfaces::taken_by(host, link)) {
         return pass(why);
     }
+    if let Some(why) = names_sets(wanted.marks) {
+        return pass(why);
+    }
     if let Some(why) = merged_tables(host) {
         return pass(why);
     }
@@ -132,6 +139,12 @@ fn judge_link(host: &Host, facts: &Facts, wanted: &Wanted<'_>, link: &Link, no_b
         Some(no_mark) if no_mark == no_redirect => pass(no_redirect),
         Some(no_mark) => pass(format!("{no_redirect}; no mark either: {no_mark}")),
     }
+}
+
+/// Why a policy with sets is the stack's: the program does not look addresses up in them.
+fn names_sets(marks: &[MarkRule]) -> Option<String> {
+    let set = marks.iter().flat_map(|mark| mark.selectors.sets()).next()?;
+    Some(format!("the policy looks addresses up in sets ({set}), which only the stack does"))
 }
 
 /// Why nothing can be said of IPv4 while nobody has touched its rules: until the first one is added the kernel looks the tables
