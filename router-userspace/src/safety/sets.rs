@@ -1,7 +1,7 @@
 //! The bits of the mark that tell of sets: one for each use of a set by a rule, chosen so that nobody else reads or writes it.
 
 use super::bits::as_class_rule;
-use super::facts::{Facts, MarkUse, Marks};
+use super::facts::{Expression, Facts, MarkUse, Marks};
 use crate::model::{Host, OWN_PROTOCOL, protocol_name};
 use crate::policy::{Policy, SetUse};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,21 +36,22 @@ pub fn with_set_bits(
     for user in &users {
         match user.what {
             Marks::Bits(bits) => free &= !bits,
+            // The file's bits are the word of somebody who knows; of the rules of the RPDB all is known.
+            Marks::Whole(0) | Marks::Unknown if policy.router.mark_bits.is_some() && !user.is_rule => {}
             Marks::Whole(0) => {
+                let bits = if user.is_rule { "" } else { ", or name bits that it has no use for: [router] mark_bits" };
                 return Err(NoBits {
                     why: format!("{} takes packets whose whole mark is 0, which no packet of a set has", user.who),
-                    mend: "make it compare the bits that it means, or use no sets".to_owned(),
+                    mend: format!("make it compare the bits that it means{bits}"),
                 });
             }
             Marks::Whole(value) => {
                 free &= !value;
                 whole.insert(value);
             }
-            // The file's bits are the word of somebody who knows.
-            Marks::Unknown if policy.router.mark_bits.is_some() => {}
             Marks::Unknown => {
                 return Err(NoBits {
-                    why: format!("{} has to do with marks, and which bits cannot be seen", user.who),
+                    why: format!("{} may have to do with marks, and which bits cannot be seen", user.who),
                     mend: "name bits that it has no use for: [router] mark_bits = \"0xf0000000\", say".to_owned(),
                 });
             }
@@ -74,23 +75,57 @@ pub fn with_set_bits(
     Ok(policy.with_set_bits(&bits, &whole))
 }
 
-/// Everybody else who looks at the mark or writes it: rules of the file and of others, nftables, WireGuard.
-fn users(policy: &Policy, host: &Host, facts: &Facts) -> Vec<MarkUse> {
-    let what = |(value, mask)| if mask == u32::MAX { Marks::Whole(value) } else { Marks::Bits(mask) };
+/// Somebody who looks at the mark or writes it.
+struct User {
+    who: String,
+    what: Marks,
+    /// It is a rule of the RPDB.
+    is_rule: bool,
+}
+
+/// Everybody else: rules of the file and of others, nftables, WireGuard.
+fn users(policy: &Policy, host: &Host, facts: &Facts) -> Vec<User> {
+    let rule = |who: String, (value, mask)| User {
+        who,
+        what: if mask == u32::MAX { Marks::Whole(value) } else { Marks::Bits(mask) },
+        is_rule: true,
+    };
     let of_file = policy.rules.iter().filter_map(|lowered| {
-        let who = format!("the rule of priority {} ({})", lowered.rule.priority, lowered.at);
-        Some(MarkUse { who, what: what(lowered.rule.selectors.fwmark?) })
+        let who = || format!("the rule of priority {} ({})", lowered.rule.priority, lowered.at);
+        lowered.rule.selectors.fwmark.map(|mark| rule(who(), mark))
     });
-    let foreign = host.rules.iter().filter(|rule| rule.protocol != OWN_PROTOCOL).filter_map(|rule| {
-        let owner = protocol_name(rule.protocol);
-        let who = format!("the {} rule `{rule}` (owner: {owner})", rule.family);
-        Some(MarkUse { who, what: what(rule.selectors.fwmark?) })
+    let foreign = host.rules.iter().filter(|rule| rule.protocol != OWN_PROTOCOL).filter_map(|one| {
+        let who = || format!("the {} rule `{one}` (owner: {})", one.family, protocol_name(one.protocol));
+        one.selectors.fwmark.map(|mark| rule(who(), mark))
     });
-    of_file.chain(foreign).chain(facts.marks.iter().cloned()).collect()
+    let others = facts.marks.iter();
+    let others = others.map(|MarkUse { who, what }| User { who: who.clone(), what: *what, is_rule: false });
+    let unseen = unseen(host, facts).into_iter().map(|who| User { who, what: Marks::Unknown, is_rule: false });
+    of_file.chain(foreign).chain(others).chain(unseen).collect()
+}
+
+/// Who may look at marks after routing or write them, without a word of which.
+fn unseen(host: &Host, facts: &Facts) -> Vec<String> {
+    let mut all: Vec<String> = facts.doubts.iter().map(|doubt| format!("what is not known ({doubt})")).collect();
+    // Those of the others are among `Facts::marks`.
+    let followed = |expression: &Expression| match expression.name.as_str() {
+        "meta" | "ct" | "fib" | "socket" | "tproxy" => true,
+        _ => matches!(expression.extension.as_deref(), Some("mark" | "MARK" | "connmark" | "CONNMARK")),
+    };
+    for chain in &facts.chains {
+        let expression = chain.expressions.iter().find(|one| one.may_touch_mark() && !followed(one));
+        all.extend(expression.map(|expression| format!("{} ({})", chain.title(), expression.title())));
+    }
+    all.extend(facts.legacy_tables.iter().map(|table| format!("table {table}")));
+    for (index, filters) in &facts.filters {
+        let filter = filters.iter().find(|filter| !filter.ingress && filter.may_touch_mark());
+        all.extend(filter.map(|filter| format!("a TC filter ({}) on {}", filter.kind, host.link_name(*index))));
+    }
+    all
 }
 
 /// `mark_bits` of the file against everybody else on this host; what the file itself does with them was seen when it was read.
-fn check_mark_bits(bits: u32, users: &[MarkUse]) -> Result<(), NoBits> {
+fn check_mark_bits(bits: u32, users: &[User]) -> Result<(), NoBits> {
     for user in users {
         let used = match user.what {
             Marks::Bits(used) | Marks::Whole(used) => used & bits,
