@@ -101,7 +101,8 @@ fn a_wrong_line_of_a_set_is_named_in_its_file() {
     let output = check(&[&policy], b"");
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    for said in [&format!("[{members}:3:3]"), "3 │   10.0.0.1/24  # one", "the network is \"10.0.0.0/24\"", "1 error"] {
+    for said in [&format!("[{members}:3:3]"), "3 │   10.0.0.1/24  # one", "the network is \"10.0.0.0/24\"", "1 error"]
+    {
         assert!(text.contains(said), "{said}\n{text}");
     }
     let output = check(&["--json", &policy], b"");

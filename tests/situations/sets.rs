@@ -115,7 +115,10 @@ fn a_set_of_destinations_holds_what_nat_makes_of_them() -> Result<()> {
     twins.alone.ip("-4 rule add priority 100 to 10.77.0.0/16 table 103")?;
     let policy = "[sets]\nshifted = [\"10.77.0.0/16\"]\n[[rule]]\npriority = 100\nto = \"@shifted\"\ntable = 103\n";
     let daemon = twins.run("netlink", policy)?;
-    let arrivals = [Arrival::udp("shifted", "n1", "10.1.0.7", Twins::FAR[0])?, Arrival::udp("plain", "n1", "10.1.0.8", Twins::FAR[0])?];
+    let arrivals = [
+        Arrival::udp("shifted", "n1", "10.1.0.7", Twins::FAR[0])?,
+        Arrival::udp("plain", "n1", "10.1.0.8", Twins::FAR[0])?,
+    ];
     let all = twins.compare(&arrivals)?;
     assert_eq!(of_stack(&all, &arrivals).into_iter().map(devices).collect::<Vec<_>>(), [["n3"], ["n2"]]);
     ensure!(daemon.stop()?.success());
@@ -135,7 +138,10 @@ fn a_changed_file_of_a_set_is_taken_at_sighup() -> Result<()> {
         writeln!(text, "{start}/24")?;
     }
     fs::write(&members, &text)?;
-    fs::write(&path, "[sets]\nmembers = { file = \"members.txt\" }\n[[rule]]\npriority = 100\nfrom = \"@members\"\ntable = 103\n")?;
+    fs::write(
+        &path,
+        "[sets]\nmembers = { file = \"members.txt\" }\n[[rule]]\npriority = 100\nfrom = \"@members\"\ntable = 103\n",
+    )?;
     let daemon = bed.run_with(&[&path.to_string_lossy(), "--mode", "netlink"])?;
     let digest = || bed.kernel(wayfork::kernel::Kernel::mark_chain);
     let first = digest()?;

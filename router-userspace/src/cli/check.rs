@@ -43,7 +43,11 @@ fn summary(loaded: &Loaded) -> String {
     let sets = &loaded.policy.sets;
     if !sets.is_empty() {
         let members = sets.iter().map(|set| set.count).sum();
-        parts.push(format!("{} of {}", some(sets.len(), "set"), some(members, "prefix").replace("prefixs", "prefixes")));
+        parts.push(format!(
+            "{} of {}",
+            some(sets.len(), "set"),
+            some(members, "prefix").replace("prefixs", "prefixes")
+        ));
     }
     parts.join(", ")
 }

@@ -38,11 +38,7 @@ pub fn run(global: &Global, args: &CompareArgs) -> Outcome {
     Ok(if report.disagree == 0 { Exit::Done } else { Exit::No })
 }
 
-fn compare_all(
-    global: &Global,
-    args: &CompareArgs,
-    trial: &mut Trial<'_>,
-) -> anyhow::Result<Report> {
+fn compare_all(global: &Global, args: &CompareArgs, trial: &mut Trial<'_>) -> anyhow::Result<Report> {
     let policy = trial.scratch.map(|_| trial.policy.clone());
     let policy = policy.as_ref();
     let program = match &mut trial.program {

@@ -88,7 +88,8 @@ fn with_set_bits(policy: &Policy, host: &Host) -> anyhow::Result<Policy> {
         true => survey(ForeignPrograms::default()),
         false => safety::Facts::default(),
     };
-    safety::with_set_bits(policy, host, &facts, &BTreeMap::new()).map_err(|error| Failure::new(Exit::Cannot, error).into())
+    safety::with_set_bits(policy, host, &facts, &BTreeMap::new())
+        .map_err(|error| Failure::new(Exit::Cannot, error).into())
 }
 
 /// What the guard would say, and why there is no fast path at all, where that is so. The program is loaded for the question,

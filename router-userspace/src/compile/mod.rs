@@ -16,9 +16,9 @@ pub use slots::CounterSlots;
 
 use crate::model::{Family, Host, MarkRule};
 use router_common::layout::{
-    AddrFlags, FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT, LinkEntry, MAX_MARKS, MAX_MARKS_IN_USE, MAX_RULES, MAY_PASS,
-    MarkEntry, NeighbourEntry, NeighbourKey, RULE_DPORT, RULE_PORTS, RULE_SPORT, RouteEntry, RouteKey4, RouteKey6,
-    RuleEntry,
+    AddrFlags, FRAGMENTS_DECIDE, FRAGMENTS_PASS, FRAGMENTS_REDIRECT, LinkEntry, MAX_MARKS, MAX_MARKS_IN_USE, MAX_RULES,
+    MAY_PASS, MarkEntry, NeighbourEntry, NeighbourKey, RULE_DPORT, RULE_PORTS, RULE_SPORT, RouteEntry, RouteKey4,
+    RouteKey6, RuleEntry,
 };
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -19,7 +19,11 @@ pub struct Netlink {
 impl Netlink {
     /// Opens the request socket.
     pub fn open() -> Result<Self> {
-        Ok(Netlink { socket: Socket::open(NETLINK_ROUTE)?, namespace: Netns::current()?, marks: nft::Installed::default() })
+        Ok(Netlink {
+            socket: Socket::open(NETLINK_ROUTE)?,
+            namespace: Netns::current()?,
+            marks: nft::Installed::default(),
+        })
     }
 
     /// Does what depends on the calling thread's namespace in this one's.

@@ -211,9 +211,9 @@ impl Uses {
             mask => Some(Marks::Bits(mask | value)),
         };
         let what = match extension {
-            ("match", "mark" | "connmark", 1) => word(0).zip(word(1)).and_then(|(value, mask)| match mask {
-                u32::MAX => Some(Marks::Whole(value)),
-                mask => Some(Marks::Bits(mask)),
+            ("match", "mark" | "connmark", 1) => word(0).zip(word(1)).map(|(value, mask)| match mask {
+                u32::MAX => Marks::Whole(value),
+                mask => Marks::Bits(mask),
             }),
             ("target", "MARK", 2) => word(0).zip(word(1)).and_then(|(value, mask)| either(value, mask)),
             // Value, mask of the connection's, mask of the packet's, from form 2 on a shift (which way, how far), and what to do: set,

@@ -1,7 +1,7 @@
 use super::*;
+use crate::kernel::guard_testing::{self as testing, Packet, Tun, nft};
 use crate::model::{Family, MarkSelectors, Ports};
 use ipnet::IpNet;
-use crate::kernel::guard_testing::{self as testing, Packet, Tun, nft};
 use serde_json::Value;
 
 /// As a process does that knows nothing of what is installed.

@@ -37,9 +37,8 @@ pub(super) fn marks() -> Result<Vec<MarkUse>> {
     for name in devices()? {
         let what = format!("read the mark of the WireGuard device {name}");
         let question = Attrs::after(&[WG_CMD_GET_DEVICE, 1, 0, 0]).string(WGDEVICE_A_IFNAME, &name);
-        let found = generic.dump(&what, family, &question, |body| {
-            read_mark(body).map_err(|malformed| malformed.during(&what))
-        });
+        let found =
+            generic.dump(&what, family, &question, |body| read_mark(body).map_err(|malformed| malformed.during(&what)));
         let found = match found {
             // Gone by now.
             Err(error) if matches!(error.errno(), libc::ENODEV | libc::EOPNOTSUPP) => continue,
@@ -92,7 +91,11 @@ mod tests {
     /// As the kernel writes them; the test kernel may have no WireGuard.
     #[test]
     fn what_the_kernel_tells_is_read() {
-        let family = |name: &str| message(Attrs::default().string(CTRL_ATTR_FAMILY_NAME, name).bytes(CTRL_ATTR_FAMILY_ID, &31_u16.to_ne_bytes()));
+        let family = |name: &str| {
+            message(
+                Attrs::default().string(CTRL_ATTR_FAMILY_NAME, name).bytes(CTRL_ATTR_FAMILY_ID, &31_u16.to_ne_bytes()),
+            )
+        };
         assert_eq!(read_family(&family("wireguard")).unwrap(), Some(31));
         assert_eq!(read_family(&family("nlctrl")).unwrap(), None);
         let device = Attrs::default().string(WGDEVICE_A_IFNAME, "wg0").u32(WGDEVICE_A_FWMARK, 0xca6c);

@@ -14,7 +14,7 @@ pub use host::{Address, DeviceConf, Host, Link, Neighbour, NeighbourState, Setti
 pub use identity::{OWN_PROTOCOL, protocol_name, rule_id, rule_ids};
 pub use route::{NextHop, Route, RouteKind};
 pub use rule::{Attached, FLOWLABEL_MASK, MarkRule, MarkSelectors, Ports, Rule, RuleAction, Selectors, display_rules};
-pub use set::{AddressSet, PrefixSet, Side, difference};
+pub use set::{AddressSet, PrefixSet, Ranges, Side, difference};
 
 use std::net::IpAddr;
 

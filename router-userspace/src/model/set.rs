@@ -60,8 +60,9 @@ impl PrefixSet {
         let long = long.flat_map(|number| [(number >> 64) as u64, number as u64]);
         // FNV-1a by words. The count in front keeps the families apart.
         let all = [v4.len() as u64].into_iter().chain(words).chain(long);
-        let digest = all
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, word| (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(7));
+        let digest = all.fold(0xcbf2_9ce4_8422_2325_u64, |hash, word| {
+            (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(7)
+        });
         PrefixSet { v4, v6, digest }
     }
 
@@ -107,9 +108,12 @@ fn merge<T: Copy + Ord>(ranges: &mut Vec<(T, T)>, touches: impl Fn(T, T) -> bool
     ranges.shrink_to_fit();
 }
 
+/// Ranges, first and last address of each.
+pub type Ranges<T> = Vec<(T, T)>;
+
 /// The difference between two lists of ranges that are in order and apart: what is only in the first, what is only in the
 /// second, as whole ranges.
-pub fn difference<T: Copy + Ord>(old: &[(T, T)], new: &[(T, T)]) -> (Vec<(T, T)>, Vec<(T, T)>) {
+pub fn difference<T: Copy + Ord>(old: &[(T, T)], new: &[(T, T)]) -> (Ranges<T>, Ranges<T>) {
     let (mut gone, mut come) = (Vec::new(), Vec::new());
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     loop {
@@ -168,7 +172,8 @@ mod tests {
 
     #[test]
     fn prefixes_become_ranges_apart() {
-        let one = set(&["10.0.1.0/24", "10.0.0.0/24", "10.0.0.128/25", "10.0.3.0/24", "255.255.255.255/32", "fd00::/8"]);
+        let one =
+            set(&["10.0.1.0/24", "10.0.0.0/24", "10.0.0.128/25", "10.0.3.0/24", "255.255.255.255/32", "fd00::/8"]);
         let start = u32::from_be_bytes([10, 0, 0, 0]);
         assert_eq!(one.v4(), [(start, start + 511), (start + 768, start + 1023), (u32::MAX, u32::MAX)]);
         assert_eq!(one.v6(), [(0xfd << 120, (0xfe << 120) - 1)]);

@@ -78,13 +78,19 @@ fn read_set(path: &Path) -> Result<(String, Vec<u8>), Wrong> {
     }
     let bytes = read(file, LARGEST_SET).map_err(failed)?;
     if bytes.len() as u64 > LARGEST_SET {
-        let message = format!("{} is larger than {} MiB, the most that is read of a set", quote(&name), LARGEST_SET >> 20);
+        let message =
+            format!("{} is larger than {} MiB, the most that is read of a set", quote(&name), LARGEST_SET >> 20);
         return Err(Wrong::new(message, "use wider prefixes; is it the right file?"));
     }
     Ok((name, bytes))
 }
 
-fn read_all(folder: &Path, name: &str, bytes: std::io::Result<Vec<u8>>, names: &TableNames) -> Result<Loaded, Rejected> {
+fn read_all(
+    folder: &Path,
+    name: &str,
+    bytes: std::io::Result<Vec<u8>>,
+    names: &TableNames,
+) -> Result<Loaded, Rejected> {
     let bytes = bytes.map_err(|error| {
         unreadable(name, |text| text.of_file(format!("cannot read it: {}", describe(&error)), mend(&error)))
     })?;

@@ -3,8 +3,8 @@
 use super::PolicyMark;
 use super::cursor::{Findings, Section};
 use super::diagnostic::Span;
-use super::sets::{Sets, check_empty};
 use super::selectors::{MOST, combinations, combine, compared_mark, families, nets_of, only_ipv6, values};
+use super::sets::{Sets, check_empty};
 use super::values::{Net, WITH_PORTS, dscp, family, flowlabel, interface, ipproto, ipproto_name, mark, net, ports};
 use crate::model::{Family, MarkRule, MarkSelectors, Ports};
 use toml::de::DeTable;
@@ -142,7 +142,9 @@ fn alternatives(statement: &Statement, sets: &Sets, family: Family) -> Vec<MarkS
     let all = vec![MarkSelectors::default()];
     let all = combine(all, &statement.iif, |one, (name, _)| one.iif = Some(name.clone()));
     let all = combine(all, &statement.fwmark, |one, (value, mask, _)| one.fwmark = Some((*value, *mask)));
-    let all = combine(all, &nets_of(&statement.from, family), |one, from| (one.from, one.from_set) = (from.net, set(from.set)));
+    let all = combine(all, &nets_of(&statement.from, family), |one, from| {
+        (one.from, one.from_set) = (from.net, set(from.set))
+    });
     let all = combine(all, &nets_of(&statement.to, family), |one, to| (one.to, one.to_set) = (to.net, set(to.set)));
     let all = combine(all, &statement.ipproto, |one, (number, _)| one.ipproto = Some(*number));
     let all = combine(all, &statement.sport, |one, (range, _)| one.sport = Some(*range));

@@ -4,8 +4,8 @@ use super::LoweredRule;
 use super::cursor::{Findings, Section, quote};
 use super::diagnostic::Span;
 use super::names::Tables;
-use super::sets::{Sets, check_empty};
 use super::selectors::{MOST, combinations, combine, compared_mark, families, nets_of, only_ipv6, values};
+use super::sets::{Sets, check_empty};
 use super::values::{Net, choice, dscp, family, flowlabel, interface, ipproto, net, ports, uids};
 use crate::model::{
     Attached, Family, OWN_PROTOCOL, PRIORITY_DEFAULT, PRIORITY_MAIN, Ports, Rule, RuleAction, Selectors,
@@ -397,9 +397,11 @@ fn lower_one(
         );
         return;
     };
-    rules.extend(alternatives.into_iter().map(|one| {
-        (rule(*priority, one.selectors, RuleAction::Goto(next)), one.from_set, one.to_set)
-    }));
+    rules.extend(
+        alternatives
+            .into_iter()
+            .map(|one| (rule(*priority, one.selectors, RuleAction::Goto(next)), one.from_set, one.to_set)),
+    );
     rules.push((finally(Selectors::default()), None, None));
     if !targets.contains(&(family, next)) {
         rules.push((rule(next, Selectors::default(), RuleAction::Nop), None, None));

@@ -90,8 +90,7 @@ pub(super) fn families(
                 && !families.iter().any(|family| net.is_of(*family))
             {
                 let what = if matches!(net, Net::Set { .. }) { "set" } else { "address" };
-                let message =
-                    format!("this {} {what} has no effect: `{other}` has none of that family", title(family));
+                let message = format!("this {} {what} has no effect: `{other}` has none of that family", title(family));
                 findings.warn(span.clone(), message, format!("take it away, or give `{other}` one too"));
             }
         }
@@ -123,8 +122,7 @@ pub(super) fn nets_of(nets: &[(Net, Span)], family: Family) -> Vec<Address> {
         net: net.selector(),
         set: if let Net::Set { index, .. } = net { Some(*index) } else { None },
     };
-    let mut of_family: Vec<_> =
-        nets.iter().filter(|(net, _)| net.is_of(family)).map(|(net, _)| address(net)).collect();
+    let mut of_family: Vec<_> = nets.iter().filter(|(net, _)| net.is_of(family)).map(|(net, _)| address(net)).collect();
     of_family.dedup();
     of_family
 }

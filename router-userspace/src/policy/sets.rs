@@ -77,7 +77,11 @@ impl Sets {
     pub fn finish(self, findings: &mut Findings<'_>) -> Vec<Set> {
         for entry in self.entries.iter().filter(|entry| !entry.used.get()) {
             let message = format!("no rule and no mark names the set `{}`", entry.set.name);
-            findings.warn(entry.span.clone(), message, format!("write from = \"@{}\", or take it away", entry.set.name));
+            findings.warn(
+                entry.span.clone(),
+                message,
+                format!("write from = \"@{}\", or take it away", entry.set.name),
+            );
         }
         self.entries.into_iter().map(|entry| entry.set).collect()
     }
@@ -118,7 +122,11 @@ fn read_one<'d>(
         DeValue::Array(_) => return in_place(findings, value, room),
         other => {
             let message = format!("a set is a file or a list, not {}", type_name(other));
-            findings.error(value.span(), message, "such as { file = \"prefixes.txt\" } or [\"10.0.0.0/8\", \"fd00::/8\"]");
+            findings.error(
+                value.span(),
+                message,
+                "such as { file = \"prefixes.txt\" } or [\"10.0.0.0/8\", \"fd00::/8\"]",
+            );
             return (Vec::new(), true);
         }
     };
@@ -138,11 +146,7 @@ fn read_one<'d>(
     }
 }
 
-fn in_place<'d>(
-    findings: &mut Findings<'_>,
-    value: &'d Spanned<DeValue<'d>>,
-    room: &mut usize,
-) -> (Vec<IpNet>, bool) {
+fn in_place<'d>(findings: &mut Findings<'_>, value: &'d Spanned<DeValue<'d>>, room: &mut usize) -> (Vec<IpNet>, bool) {
     let items = Field { key: "sets", key_span: value.span(), value }.items(findings, true);
     if items.len() > *room {
         too_many(findings, value.span());

@@ -6,11 +6,11 @@ use super::watch::Watch;
 use super::{Options, PolicyFile, RouterError, expiry, news};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
-use crate::kernel::{ForeignPrograms, Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact, survey};
-use crate::mirror::{self, MarkClasses};
+use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact};
+use crate::mirror;
 use crate::model::Host;
 use crate::policy::{Bypass, Mode, Policy};
-use crate::safety::{self, Facts, Judgement, May, Wanted};
+use crate::safety::{self, Facts, Judgement, May};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(super) struct Engine {
     pub(super) fast: Option<FastPath>,
     pub(super) why_off: Option<String>,
     pub(super) host: Host,
-    facts: Facts,
+    pub(super) facts: Facts,
     pub(super) judgement: Judgement,
     pub(super) generation: Generation,
     slots: CounterSlots,
@@ -49,7 +49,7 @@ pub(super) struct Engine {
     pub(super) since: Instant,
     /// The first policy is in force.
     started: bool,
-    surveyed: Instant,
+    pub(super) surveyed: Instant,
     /// Runs while there is a fast path.
     watch: Option<Watch>,
     /// The last attempt failed; every tick tries again.
@@ -213,7 +213,7 @@ impl Engine {
             && let Some(fast) = &mut self.fast
         {
             self.surveyed = Instant::now();
-            let facts = facts(fast, &self.host);
+            let facts = super::guard::facts(fast, &self.host);
             return Ok(facts != self.facts || expiry::moved(&mut self.kernel, &self.host.routes)?);
         }
         Ok(false)
@@ -349,25 +349,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks what else acts on packets, as far as that matters.
-    fn survey(&mut self, policy: &Policy) {
-        self.facts = match &mut self.fast {
-            Some(fast) => facts(fast, &self.host),
-            None if policy.wants_mark_bits() => survey(ForeignPrograms::default()),
-            None => Facts::default(),
-        };
-        self.surveyed = Instant::now();
-    }
-
-    /// What the guard allows, once the file's rules are there.
-    fn judge(&self, policy: &Policy) -> Judgement {
-        if self.fast.is_none() {
-            return Judgement::default();
-        }
-        let host = mirror::after(&mirror::desired(policy, &self.host, &MarkClasses::default()), &self.host);
-        safety::judge(&host, &self.facts, &Wanted { settings: &policy.router, marks: &policy.mark_rules() })
-    }
-
     /// Loads the program, where the host can.
     fn load(&mut self, mode: Mode) -> Result<(), RouterError> {
         let links: Vec<u32> = self.host.links.keys().copied().collect();
@@ -492,11 +473,6 @@ impl Engine {
             reasons.collect::<Vec<_>>().join("; ")
         )))
     }
-}
-
-/// Everything on this host that could act on a packet.
-fn facts(fast: &mut FastPath, host: &Host) -> Facts {
-    survey(fast.foreign(host.links.keys().copied()))
 }
 
 /// Takes the program off an interface, and the qdisc with it that was made for it.

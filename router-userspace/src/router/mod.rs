@@ -4,6 +4,7 @@ pub mod control;
 mod counters;
 mod engine;
 mod expiry;
+mod guard;
 mod live;
 mod news;
 mod report;

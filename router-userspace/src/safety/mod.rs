@@ -16,9 +16,7 @@ mod tests;
 
 pub use between::{Between, between};
 pub use bits::{CLASS_PRIORITY, as_class_rule, class_rule};
-pub use facts::{
-    Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint, MarkUse, Marks,
-};
+pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint, MarkUse, Marks};
 pub use sets::{NoBits, with_set_bits};
 
 use crate::model::{

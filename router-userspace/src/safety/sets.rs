@@ -143,7 +143,12 @@ fn check_mark_bits(bits: u32, users: &[User]) -> Result<(), NoBits> {
 
 /// A free bit for each use. Those held stay; others are the highest that nobody had so far, neither another use nor the classes of
 /// the fast path: a rule that is still there would take the packets that get a bit anew.
-fn choose(wanted: &BTreeSet<SetUse>, free: u32, held: &BTreeMap<SetUse, u32>, host: &Host) -> Option<BTreeMap<SetUse, u32>> {
+fn choose(
+    wanted: &BTreeSet<SetUse>,
+    free: u32,
+    held: &BTreeMap<SetUse, u32>,
+    host: &Host,
+) -> Option<BTreeMap<SetUse, u32>> {
     let keeps = |used: &SetUse| held.get(used).copied().filter(|bit| free & bit != 0);
     let mut chosen: BTreeMap<SetUse, u32> =
         wanted.iter().filter_map(|used| Some((used.clone(), keeps(used)?))).collect();

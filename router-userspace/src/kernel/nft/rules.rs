@@ -214,4 +214,3 @@ pub(super) fn verdict(code: i32, chain: Option<&str>) -> Attrs {
         .nested(NFTA_IMMEDIATE_DATA, Attrs::default().nested(NFTA_DATA_VERDICT, verdict));
     expression("immediate", data)
 }
-

@@ -86,7 +86,9 @@ fn the_bit_says_who_is_in_the_set() {
         for (from, bit) in cases {
             assert_eq!(bits_of(&mut tun, 0x5, &[packet(from, "10.9.9.9")]), [0x5 | bit], "{from}");
         }
-        for (from, bit) in [("fd00:ffff::1", 0), ("fd01::", BIT), ("fd01:ffff:ffff:ffff:ffff:ffff:ffff:ffff", BIT), ("fd02::", 0)] {
+        for (from, bit) in
+            [("fd00:ffff::1", 0), ("fd01::", BIT), ("fd01:ffff:ffff:ffff:ffff:ffff:ffff:ffff", BIT), ("fd02::", 0)]
+        {
             assert_eq!(bits_of(&mut tun, 0x5, &[packet(from, "fd09::9")]), [0x5 | bit], "{from}");
         }
         // What others wrote into the bit is no membership, and who carries the whole mark of another is left alone.
@@ -109,7 +111,10 @@ fn a_packet_of_this_host_is_routed_by_its_bit() {
         for family in ["-4", "-6"] {
             testing::run("ip", &[family, "route", "add", "local", "default", "dev", "lo", "table", "local"]);
             testing::run("ip", &[family, "route", "add", "blackhole", "default", "table", "100"]);
-            testing::run("ip", &[family, "rule", "add", "priority", "5", "fwmark", "0x80000000/0x80000000", "lookup", "100"]);
+            testing::run(
+                "ip",
+                &[family, "rule", "add", "priority", "5", "fwmark", "0x80000000/0x80000000", "lookup", "100"],
+            );
             testing::run("ip", &[family, "rule", "add", "priority", "10", "lookup", "local"]);
             testing::run("ip", &[family, "rule", "del", "priority", "0"]);
         }
@@ -139,7 +144,11 @@ fn nft_lists_the_members() {
         let listed = nft("list set inet wayfork ipv6-guests");
         assert!(listed.contains("elements = { ::/0 }") || listed.contains("elements = { ::-ffff:"), "{listed}");
         let whole = nft("list ruleset");
-        for part in ["type route hook output priority 2147483647", "hook prerouting priority 2147483647", "ip saddr @ipv4-guests"] {
+        for part in [
+            "type route hook output priority 2147483647",
+            "hook prerouting priority 2147483647",
+            "ip saddr @ipv4-guests",
+        ] {
             assert!(whole.contains(part), "{part} in {whole}");
         }
         assert!(!whole.contains("chain marks"), "no [[mark]], no chain of theirs: {whole}");

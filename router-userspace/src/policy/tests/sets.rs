@@ -90,7 +90,7 @@ fn what_is_no_text_file_is_refused() {
     );
     assert!(of("zero").starts_with("zero:2:1: `\\0\\0` is no address"), "{}", of("zero"));
     assert_eq!(of("gone.txt"), "2:14: cannot read `gone.txt`: no such file or directory (check the path)\n");
-    assert_eq!(of("."), "2:14: cannot read `.`: is a directory (give the file in it)\n".replace("`.`", "`.`"));
+    assert_eq!(of("."), "2:14: cannot read `.`: is a directory (give the file in it)\n");
     assert_eq!(of("/dev/zero"), "2:14: `/dev/zero` is no plain file (give a file with a prefix a line)\n");
     let fifo = folder.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -120,19 +120,55 @@ fn a_million_members_and_no_more() {
 #[test]
 fn the_messages_of_sets() {
     for (text, expected) in [
-        ("[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@b\"\ntable = 5", "5:8: no set is called `@b` (did you mean \"@a\"?)"),
-        ("[[rule]]\npriority = 1\nfrom = \"@guests\"\ntable = 5", "3:8: no set is called `@guests` (declare it: [sets] guests = { file = \"prefixes.txt\" }, or a list of prefixes)"),
-        ("[sets]\n\"a b\" = []\n", "2:1: `a b` cannot be the name of a set (1 to 32 letters and digits of ASCII, `_` and `-`)"),
-        ("[sets]\na = \"x.txt\"\n", "2:5: a set is a file or a list, not a string (such as { file = \"prefixes.txt\" } or [\"10.0.0.0/8\", \"fd00::/8\"])"),
+        (
+            "[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@b\"\ntable = 5",
+            "5:8: no set is called `@b` (did you mean \"@a\"?)",
+        ),
+        (
+            "[[rule]]\npriority = 1\nfrom = \"@guests\"\ntable = 5",
+            "3:8: no set is called `@guests` (declare it: [sets] guests = { file = \"prefixes.txt\" }, or a list of prefixes)",
+        ),
+        (
+            "[sets]\n\"a b\" = []\n",
+            "2:1: `a b` cannot be the name of a set (1 to 32 letters and digits of ASCII, `_` and `-`)",
+        ),
+        (
+            "[sets]\na = \"x.txt\"\n",
+            "2:5: a set is a file or a list, not a string (such as { file = \"prefixes.txt\" } or [\"10.0.0.0/8\", \"fd00::/8\"])",
+        ),
         ("[sets]\na = { fil = \"x\" }\n", "2:7: a set has no key `fil` (did you mean `file`?)"),
-        ("[sets]\na = [\"10.0.0.1/8\", 5]\n", "2:6: `10.0.0.1/8` has bits set beyond its length (the network is \"10.0.0.0/8\", the address alone \"10.0.0.1\")\n2:20: `sets` takes a string, not an integer (put it in quotes: sets = \"5\")"),
-        ("[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\nfamily = \"ipv6\"\ntable = 5", "5:8: this set has no IPv6 address, and the family is \"ipv6\" (take it away, or the line with `family`)"),
-        ("[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\nto = \"fd00::/8\"\ntable = 5", "6:6: `from` and `to` share no family: no packet has an IPv4 and an IPv6 address (give both addresses of one family)"),
-        ("[sets]\na = []\n[[rule]]\npriority = 1\nnot = true\nfrom = \"@a\"\ntable = 5", "6:8: this set is empty (`not` of it takes every packet: leave the rule out until the set has members)"),
-        ("[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\nfwmark = 5\ntable = 5", "6:10: `fwmark` compares the whole mark here, and a set is told by one of the mark's bits (compare the bits that are meant: fwmark = \"0x5/0xffff\", say)"),
-        ("[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\ntable = 5\n[[rule]]\npriority = 2\nfwmark = 0\ntable = 5", "9:10: `fwmark` 0 without a mask takes packets whose whole mark is 0, which no packet of a set has (line 3) (compare the bits that are meant: fwmark = \"0/0xffff\", say)"),
-        ("[sets]\na = [\"10.0.0.0/8\"]\n[[route]]\nto = \"@a\"\ndev = \"eth0\"", "4:6: `@a` is no address and no prefix (such as \"10.0.0.0/8\", \"fd00::/8\" or one address)"),
-        ("[router]\nmark_bits = 0x3\n[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\nfwmark = \"1/1\"\ntable = 5", "8:10: the mask 0x1 of `fwmark` (line 8) shares bits 0x1 with mark_bits 0x3 (line 2) (change mark_bits on line 2, or this)"),
+        (
+            "[sets]\na = [\"10.0.0.1/8\", 5]\n",
+            "2:6: `10.0.0.1/8` has bits set beyond its length (the network is \"10.0.0.0/8\", the address alone \"10.0.0.1\")\n2:20: `sets` takes a string, not an integer (put it in quotes: sets = \"5\")",
+        ),
+        (
+            "[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\nfamily = \"ipv6\"\ntable = 5",
+            "5:8: this set has no IPv6 address, and the family is \"ipv6\" (take it away, or the line with `family`)",
+        ),
+        (
+            "[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\nto = \"fd00::/8\"\ntable = 5",
+            "6:6: `from` and `to` share no family: no packet has an IPv4 and an IPv6 address (give both addresses of one family)",
+        ),
+        (
+            "[sets]\na = []\n[[rule]]\npriority = 1\nnot = true\nfrom = \"@a\"\ntable = 5",
+            "6:8: this set is empty (`not` of it takes every packet: leave the rule out until the set has members)",
+        ),
+        (
+            "[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\nfwmark = 5\ntable = 5",
+            "6:10: `fwmark` compares the whole mark here, and a set is told by one of the mark's bits (compare the bits that are meant: fwmark = \"0x5/0xffff\", say)",
+        ),
+        (
+            "[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\ntable = 5\n[[rule]]\npriority = 2\nfwmark = 0\ntable = 5",
+            "9:10: `fwmark` 0 without a mask takes packets whose whole mark is 0, which no packet of a set has (line 3) (compare the bits that are meant: fwmark = \"0/0xffff\", say)",
+        ),
+        (
+            "[sets]\na = [\"10.0.0.0/8\"]\n[[route]]\nto = \"@a\"\ndev = \"eth0\"",
+            "4:6: `@a` is no address and no prefix (such as \"10.0.0.0/8\", \"fd00::/8\" or one address)",
+        ),
+        (
+            "[router]\nmark_bits = 0x3\n[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 1\nfrom = \"@a\"\nfwmark = \"1/1\"\ntable = 5",
+            "8:10: the mask 0x1 of `fwmark` (line 8) shares bits 0x1 with mark_bits 0x3 (line 2) (change mark_bits on line 2, or this)",
+        ),
     ] {
         assert_eq!(errors(text), format!("{expected}\n"), "{text}");
     }
@@ -191,7 +227,8 @@ fn marks_of_sets_come_behind_all_others() {
         .iter()
         .map(|mark| {
             let MarkRule { family, statement, selectors, value, mask, membership } = &mark.rule;
-            let names = |set: &Option<crate::model::AddressSet>| set.as_ref().map_or("-".to_owned(), ToString::to_string);
+            let names =
+                |set: &Option<crate::model::AddressSet>| set.as_ref().map_or("-".to_owned(), ToString::to_string);
             let (from, to) = (names(&selectors.from_set), names(&selectors.to_set));
             format!("{family} {statement} {from} {to} {:?} {value:#x}/{mask:#x} {membership}", selectors.fwmark)
         })
@@ -214,7 +251,9 @@ fn marks_of_sets_come_behind_all_others() {
 #[test]
 fn reach_does_not_take_a_set_for_everything() {
     let sets = "[sets]\na = [\"10.0.0.0/8\"]\n[tables]\nx = { id = 100, strict = true }\n";
-    let rule = |priority: u32, from: &str| format!("[[rule]]\npriority = {priority}\n{from}\nfamily = \"ipv4\"\ntable = \"x\"\n");
+    let rule = |priority: u32, from: &str| {
+        format!("[[rule]]\npriority = {priority}\n{from}\nfamily = \"ipv4\"\ntable = \"x\"\n")
+    };
     let two = |first: &str, second: &str| warnings(&format!("{sets}{}{}", rule(10, first), rule(20, second)));
     assert_eq!(two("from = \"@a\"", "to = \"10.0.0.0/8\""), "");
     assert_eq!(two("from = \"@a\"", "to = \"@a\""), "");

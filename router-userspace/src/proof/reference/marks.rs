@@ -24,10 +24,9 @@ pub fn rewrite(host: &Host, marks: &[MarkRule], packet: &Packet) -> u32 {
 pub fn memberships(marks: &[MarkRule], packet: &Packet) -> Vec<String> {
     let mut found = Vec::new();
     for rule in marks.iter().filter(|rule| rule.family == packet.family()) {
-        for (side, set, address) in [
-            ("from", &rule.selectors.from_set, packet.source()),
-            ("to", &rule.selectors.to_set, packet.to),
-        ] {
+        for (side, set, address) in
+            [("from", &rule.selectors.from_set, packet.source()), ("to", &rule.selectors.to_set, packet.to)]
+        {
             let Some(set) = set.as_ref().filter(|set| holds(set, address)) else { continue };
             let name = format!("{side} {set}");
             if !found.contains(&name) {

@@ -93,7 +93,10 @@ fn what_stands_against_bits_is_named() {
         refused(&own, &nft(Marks::Bits(0x30)), &[]),
         "mark_bits 0x70 shares 0x30 with nftables chain inet t/c; choose other bits, or let Wayfork choose: leave mark_bits out"
     );
-    assert!(refused(&own, &none, &[rule_with_mark(0x11, u32::MAX)]).starts_with("mark_bits 0x70 shares 0x10 with the ipv6 rule"));
+    assert!(
+        refused(&own, &none, &[rule_with_mark(0x11, u32::MAX)])
+            .starts_with("mark_bits 0x70 shares 0x10 with the ipv6 rule")
+    );
     let unseen = [
         Facts { doubts: vec!["nftables cannot be read".into()], ..Facts::default() },
         Facts { legacy_tables: vec!["iptables mangle".into()], ..Facts::default() },
