@@ -422,10 +422,9 @@ fn without_privilege_it_says_what_is_needed() {
 #[test]
 fn explain_says_which_set_holds_an_address() {
     let Some(router) = Router::new() else { return };
-    let policy = String::from_utf8_lossy(POLICY).replace(
-        "fwmark   = \"0x5/0xff\"",
-        "from     = \"@few\"\nto       = [\"@far\", \"9.9.9.0/24\"]",
-    ) + "[sets]\nfew = [\"192.168.8.2\", \"192.168.8.64/26\"]\nfar = [\"8.0.0.0/8\"]\n";
+    let policy = String::from_utf8_lossy(POLICY)
+        .replace("fwmark   = \"0x5/0xff\"", "from     = \"@few\"\nto       = [\"@far\", \"9.9.9.0/24\"]")
+        + "[sets]\nfew = [\"192.168.8.2\", \"192.168.8.64/26\"]\nfar = [\"8.0.0.0/8\"]\n";
     for (from, to, table, sets) in [
         ("192.168.8.2", "8.8.8.8", 112, &["from @few", "to @far"][..]),
         ("192.168.8.100", "9.9.9.9", 112, &["from @few"]),

@@ -49,6 +49,16 @@ impl Changes {
         self.steps.is_empty()
     }
 
+    /// How many ranges the sets have that are set.
+    pub fn members(&self) -> usize {
+        let marks = self.steps.iter().filter_map(|step| match step {
+            Step::SetMarks { marks, .. } => Some(marks),
+            _ => None,
+        });
+        let of = |mark: &MarkRule| mark.selectors.sets().map(|set| set.members.ranges(mark.family)).sum::<usize>();
+        marks.flatten().map(of).sum()
+    }
+
     /// The marks that are installed now, where the caller knows them: the kernel tells only their digest, and without the
     /// marks a failure later on cannot put them back. Ignored where the digest is another.
     #[must_use]

@@ -22,6 +22,9 @@ const LEASE: Duration = Duration::from_millis(1500);
 /// How often all that nobody announces is surveyed again: hooks, programs, filters. What is cheap of it, at every tick.
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
 
+/// From so many ranges of sets on, their change is not listened to: the kernel would tell of each.
+const MANY_MEMBERS: usize = 10_000;
+
 /// How many passes follow each other at once while the kernel goes on changing.
 const PASSES: u32 = 8;
 
@@ -332,20 +335,27 @@ impl Engine {
             .with_marks_taken(self.kernel.marks_are_anothers()?);
         desired.check()?;
         let changes = mirror::diff(&desired, &self.host, self.kernel.mark_chain()?);
+        let mut unheard = false;
         if !changes.is_empty() {
             // Their marks are installed: a failure puts them back.
             let changes = changes.with_installed_marks(&self.in_force.mark_rules());
-            let applied = mirror::apply(&mut self.kernel, &changes, &mut news::progress(&self.ending))
-                .map_err(|error| error.told_of(&desired))?;
+            unheard = changes.members() > MANY_MEMBERS;
+            self.monitor.hear_nftables(!unheard)?;
+            let applied = mirror::apply(&mut self.kernel, &changes, &mut news::progress(&self.ending));
+            self.monitor.hear_nftables(true)?;
+            let applied = applied.map_err(|error| error.told_of(&desired))?;
             news::applied(&applied, !self.started || *source != self.policy);
             self.host = self.kernel.host()?;
         }
         self.in_force.clone_from(policy);
         news::waiting(&self.waiting, &desired.waiting);
         self.waiting = desired.waiting;
+        self.outdated = false;
         if self.fast.is_some() {
             self.activate(mode, policy)?;
         }
+        // What happened to nftables meanwhile has to be looked for.
+        self.outdated |= unheard;
         Ok(())
     }
 
