@@ -30,19 +30,28 @@ fn marks_of(tun: &mut Tun, before: u32, packets: &[Packet]) -> Vec<u32> {
     nft("add rule inet seen after iifname tun0 ip daddr 224.0.0.0/4 accept");
     nft("add rule inet seen after iifname tun0 ip6 daddr ff00::/8 accept");
     nft("add rule inet seen after add @marks { meta mark }");
-    let found = packets
-        .iter()
-        .map(|packet| {
-            nft("flush set inet seen marks");
-            tun.send(packet);
-            let seen: Value = serde_json::from_str(&nft("-j list set inet seen marks")).expect("JSON");
-            let elements = seen["nftables"][1]["set"]["elem"].as_array().cloned().unwrap_or_default();
-            assert_eq!(elements.len(), 1, "one packet, one mark: {packet:?} {seen}");
-            u32::try_from(elements[0].as_u64().expect("a mark")).expect("32 bits")
-        })
-        .collect();
+    let found = packets.iter().map(|packet| seen(tun, packet)).collect();
     nft("delete table inet seen");
     found
+}
+
+/// Sends a packet, and the one mark that the set `marks` of the table `seen` notes of it.
+fn seen(tun: &mut Tun, packet: &Packet) -> u32 {
+    nft("flush set inet seen marks");
+    tun.send(packet);
+    let seen: Value = serde_json::from_str(&nft("-j list set inet seen marks")).expect("JSON");
+    let elements = seen["nftables"][1]["set"]["elem"].as_array().cloned().unwrap_or_default();
+    assert_eq!(elements.len(), 1, "one packet, one mark: {packet:?} {seen}");
+    u32::try_from(elements[0].as_u64().expect("a mark")).expect("32 bits")
+}
+
+/// What nft prints it takes again.
+fn takes_again(whole: &str) {
+    nft("flush ruleset");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), whole).expect("write");
+    nft(&format!("-f {}", file.path().display()));
+    assert_eq!(nft("list ruleset"), whole);
 }
 
 #[test]
@@ -225,12 +234,7 @@ fn nft_lists_it_as_meant() {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        // What nft prints it takes again.
-        nft("flush ruleset");
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), &whole).expect("write");
-        nft(&format!("-f {}", file.path().display()));
-        assert_eq!(nft("list ruleset"), whole);
+        takes_again(&whole);
     });
 }
 

@@ -54,17 +54,7 @@ fn watch() -> Tun {
 fn bits_of(tun: &mut Tun, before: u32, packets: &[Packet]) -> Vec<u32> {
     nft("flush chain inet seen before");
     nft(&format!("add rule inet seen before meta mark set {before}"));
-    packets
-        .iter()
-        .map(|packet| {
-            nft("flush set inet seen marks");
-            tun.send(packet);
-            let seen: Value = serde_json::from_str(&nft("-j list set inet seen marks")).expect("JSON");
-            let elements = seen["nftables"][1]["set"]["elem"].as_array().cloned().unwrap_or_default();
-            assert_eq!(elements.len(), 1, "one packet, one mark: {packet:?} {seen}");
-            u32::try_from(elements[0].as_u64().expect("a mark")).expect("32 bits")
-        })
-        .collect()
+    packets.iter().map(|packet| seen(tun, packet)).collect()
 }
 
 #[test]
@@ -152,11 +142,7 @@ fn nft_lists_the_members() {
             assert!(whole.contains(part), "{part} in {whole}");
         }
         assert!(!whole.contains("chain marks"), "no [[mark]], no chain of theirs: {whole}");
-        nft("flush ruleset");
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), &whole).expect("write");
-        nft(&format!("-f {}", file.path().display()));
-        assert_eq!(nft("list ruleset"), whole);
+        takes_again(&whole);
     });
 }
 
