@@ -382,13 +382,20 @@ pub struct MarkEntry {
     pub set_value: u32,
     /// Bits to replace.
     pub set_mask: u32,
-    /// [`FILTER_FROM`] or [`FILTER_TO`]: only what is in `members` by this address; 0: whatever the address.
-    pub by: u32,
-    /// See `by`: any value but [`crate::interval::NOTHING`] is a member.
-    pub members: Tree,
+    /// `MARK_*_SET` bits.
+    pub sets: u32,
+    /// A set that has to hold the source: any value but [`crate::interval::NOTHING`] is a member.
+    pub from_set: Tree,
+    /// A set that has to hold the destination.
+    pub to_set: Tree,
     /// What else it looks at; the mark is the one that the statements before left.
     pub selectors: Selectors,
 }
+
+/// `from_set` counts.
+pub const MARK_FROM_SET: u32 = 1 << 0;
+/// `to_set` counts.
+pub const MARK_TO_SET: u32 = 1 << 1;
 
 /// The most `[[mark]]` alternatives that the program follows.
 pub const MAX_MARKS: u32 = 256;
@@ -496,7 +503,7 @@ mod tests {
         assert_eq!(size_of::<RouteEntry>(), 48);
         assert_eq!(size_of::<NeighbourKey>(), 24);
         assert_eq!(size_of::<NeighbourEntry>(), 8);
-        assert_eq!(size_of::<MarkEntry>(), 136);
+        assert_eq!(size_of::<MarkEntry>(), 144);
         assert_eq!(size_of::<Flow>(), 64);
         assert_eq!(size_of::<Flow6>(), 24);
         assert_eq!(size_of::<Count>(), 16);

@@ -241,8 +241,10 @@ pub fn mark_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk) -> bool {
     let packet = &walk.packet;
     let applies = entry.family == packet.family && (entry.iif == 0 || entry.iif == packet.iif);
     if applies && entry.statement != walk.statement && mismatch::<V4>(&entry.selectors, packet) == 0 {
-        let addr = if entry.by == FILTER_FROM { &packet.src } else { &packet.dst };
-        if entry.by != 0 && find_addr::<V4>(lists, entry.members, addr) == NOTHING {
+        if entry.sets & MARK_FROM_SET != 0 && find_addr::<V4>(lists, entry.from_set, &packet.src) == NOTHING {
+            return true;
+        }
+        if entry.sets & MARK_TO_SET != 0 && find_addr::<V4>(lists, entry.to_set, &packet.dst) == NOTHING {
             return true;
         }
         walk.packet.mark = (packet.mark & !entry.set_mask) | (entry.set_value & entry.set_mask);

@@ -197,18 +197,21 @@ fn a_mark_statement_looks_for_members() {
     let mut world = world();
     world.trees = vec![vec![(0xc0a8_0800, 0xc0a8_08ff, 0)], vec![(0x0808_0808, 0x0808_0808, 0)]];
     let tree = |root| router_common::interval::Tree { root, depth: 0 };
-    let set = |by, root, value| MarkEntry {
+    let set = |sets, root, value| MarkEntry {
         family: 4,
         statement: value,
         set_value: value,
         set_mask: value,
-        by,
-        members: tree(root),
+        sets,
+        from_set: tree(root),
+        to_set: tree(root),
         ..zeroed()
     };
-    world.marks = vec![set(FILTER_FROM, 0, 1), set(FILTER_TO, 1, 2), set(FILTER_FROM, 1, 4), set(FILTER_TO, 0, 8)];
-    world.config.marks = 4;
-    assert_eq!(world.decide(packet4()).mark, 3);
+    let both = MarkEntry { to_set: tree(1), ..set(MARK_FROM_SET | MARK_TO_SET, 0, 16) };
+    world.marks =
+        vec![set(MARK_FROM_SET, 0, 1), set(MARK_TO_SET, 1, 2), set(MARK_FROM_SET, 1, 4), set(MARK_TO_SET, 0, 8), both];
+    world.config.marks = 5;
+    assert_eq!(world.decide(packet4()).mark, 1 | 2 | 16);
     let turned = Packet { src: packet4().dst, dst: packet4().src, ..packet4() };
     assert_eq!(world.decide(turned).mark, 12);
 }

@@ -83,3 +83,35 @@ fn a_file_cannot_write_to_the_terminal() {
         }
     }
 }
+
+/// A set's own file is named where it is wrong, drawn with its line, and with it in JSON.
+#[test]
+fn a_wrong_line_of_a_set_is_named_in_its_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("write");
+        path.display().to_string()
+    };
+    let policy = write(
+        "policy.toml",
+        "[sets]\nstreaming = { file = \"prefixes.txt\" }\n[[rule]]\npriority = 1\nfrom = \"@streaming\"\ntable = 111\n",
+    );
+    let members = write("prefixes.txt", "# streams\n10.0.0.0/8\n  10.0.0.1/24  # one\n");
+    let output = check(&[&policy], b"");
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    for said in [&format!("[{members}:3:3]"), "3 │   10.0.0.1/24  # one", "the network is \"10.0.0.0/24\"", "1 error"]
+    {
+        assert!(text.contains(said), "{said}\n{text}");
+    }
+    let output = check(&["--json", &policy], b"");
+    let error = &document(&output)["errors"][0];
+    assert_eq!((&error["file"], &error["line"], &error["column"]), (&json!(members), &json!(3), &json!(3)));
+    write("prefixes.txt", "10.0.0.0/8\nfd00::1\n");
+    let output = check(&[&policy], b"");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("{policy}: right: 1 rule (2 in the kernel), 1 set of 2 prefixes\n")
+    );
+}

@@ -417,3 +417,31 @@ fn without_privilege_it_says_what_is_needed() {
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("root"), "{output:?}");
 }
+
+/// A rule of a set: the kernel's side by the set's bit, which set it was, and the fast path's side left to the stack.
+#[test]
+fn explain_says_which_set_holds_an_address() {
+    let Some(router) = Router::new() else { return };
+    let policy = String::from_utf8_lossy(POLICY)
+        .replace("fwmark   = \"0x5/0xff\"", "from     = \"@few\"\nto       = [\"@far\", \"9.9.9.0/24\"]")
+        + "[sets]\nfew = [\"192.168.8.2\", \"192.168.8.64/26\"]\nfar = [\"8.0.0.0/8\"]\n";
+    for (from, to, table, sets) in [
+        ("192.168.8.2", "8.8.8.8", 112, &["from @few", "to @far"][..]),
+        ("192.168.8.100", "9.9.9.9", 112, &["from @few"]),
+        ("192.168.8.2", "7.8.8.8", 254, &["from @few"]),
+        ("192.168.8.3", "8.8.8.8", 254, &["to @far"]),
+    ] {
+        let question = ["explain", to, "--iif", "lan", "--from", from, "--config", "-", "--json"];
+        let (document, status) = router.json(&question, policy.as_bytes());
+        assert_eq!((status, &document["agree"]), (Some(0), &json!(true)), "{document:#}");
+        assert_eq!(document["kernel"]["table"], table, "{from} {to}: {document:#}");
+        assert_eq!(document["ebpf"]["action"], "pass", "{document:#}");
+        let notes: Vec<&str> = document["notes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let told: Vec<&str> = notes.iter().filter_map(|note| note.strip_prefix("an address is in a set: ")).collect();
+        assert_eq!(told, sets, "{notes:?}");
+        assert!(notes.iter().any(|note| note.contains("which only the stack does")), "{notes:?}");
+    }
+    let (report, status) =
+        router.json(&["compare", "--packets", "2000", "--seed", "9", "--config", "-", "--json"], policy.as_bytes());
+    assert_eq!((status, &report["disagree"]), (Some(0), &json!(0)), "{report:#}");
+}

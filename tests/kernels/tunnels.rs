@@ -36,6 +36,31 @@ fn far_end(bed: &mut Bed) -> Result<()> {
     Ok(bed.lab.settle()?)
 }
 
+/// What a device marks its packets with is nobody else's.
+#[test]
+fn the_mark_of_a_device_is_kept_clear_of() -> Result<()> {
+    if Command::new("wg").arg("--version").output().is_err() {
+        return Ok(needs::left_out("the program wg (Debian: wireguard-tools)", Since::Configured(6, 1))?);
+    }
+    let bed = bed!();
+    made!(bed, "WireGuard", "router", "ip link add wg0 type wireguard");
+    tools(&bed, "router", &["ip link add wg1 type wireguard", "wg set wg0 fwmark 0xc0000000"])?;
+    let sets = "[sets]\na = [\"10.0.0.0/8\"]\n[[rule]]\npriority = 9\nfrom = \"@a\"\ntable = 111\n";
+    let output = bed.wayfork_with(&["plan", "-", "--json"], &format!("[router]\nmode = \"netlink\"\n{sets}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in ["fwmark 0x20000000/0x20000000", "from all fwmark 0xc0000000 left as it is"] {
+        ensure!(output.status.success() && said.contains(part), "{part}: {said}");
+    }
+    let own = format!("[router]\nmark_bits = 0x60000000\n{sets}");
+    let output = bed.wayfork_with(&["plan", "-"], &own)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.code() == Some(3) && said.contains("shares 0x40000000 with the WireGuard device wg0"),
+        "{said}"
+    );
+    Ok(())
+}
+
 #[test]
 fn the_default_route_is_wireguard() -> Result<()> {
     if Command::new("wg").arg("--version").output().is_err() {

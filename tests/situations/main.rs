@@ -19,6 +19,7 @@ mod reload;
 mod run;
 mod segments;
 mod semantics;
+mod sets;
 mod shadow;
 mod the_bed;
 mod tun;

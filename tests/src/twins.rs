@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use wayfork::kernel::Kernel;
 use wayfork::lab::process::Daemon;
+use wayfork::model::{OWN_PROTOCOL, Rule};
 
 /// A packet that comes in.
 #[derive(Clone, Debug)]
@@ -118,17 +119,23 @@ impl Twins {
         self.with.run(mode, policy)
     }
 
-    /// What came out of both. Of the marks without the bits of Wayfork's own class rules.
+    /// What came out of both. Of the marks without Wayfork's own bits: those of its class rules and of its rules for sets, which the
+    /// stack alone has no rules for.
     fn send(&self, arrivals: &[&Arrival], quiet: Duration) -> Result<Departures> {
         let rules = self.with.kernel(|kernel| kernel.rules())?;
         let classes = rules.iter().filter_map(wayfork::safety::as_class_rule);
         let class_bits = classes.fold(0, |all, (bits, _, _)| all | bits);
+        let masks = |rules: &[Rule], own: bool| {
+            let of_owner = rules.iter().filter(|rule| !own || rule.protocol == OWN_PROTOCOL);
+            of_owner.filter_map(|rule| rule.selectors.fwmark).fold(0, |all, (_, mask)| all | mask)
+        };
+        let own_bits = class_bits | masks(&rules, true) & !masks(&self.alone.kernel(|kernel| kernel.rules())?, false);
         let mut all: Departures = arrivals.iter().map(|arrival| (arrival.name.clone(), Default::default())).collect();
         for (place, rig) in [&self.alone, &self.with].into_iter().enumerate() {
             for arrival in arrivals {
                 arrival.send(rig)?;
             }
-            for one in comparable(rig.catch(quiet)?, class_bits) {
+            for one in comparable(rig.catch(quiet)?, own_bits) {
                 all.entry(one.caught.name.clone()).or_default()[place].push(one);
             }
         }
@@ -190,10 +197,10 @@ fn basic(exe: &str, apart: &[&str]) -> Result<Option<Rig>> {
 
 /// What is compared: everything but what the stack makes up anew for each packet of its own, and how often it sends redirects
 /// (a clock and one budget for each neighbour decide that: `ip_rt_send_redirect()`, `ndisc_send_redirect()`).
-fn comparable(seen: Vec<Seen>, class_bits: u32) -> Vec<Seen> {
+fn comparable(seen: Vec<Seen>, own_bits: u32) -> Vec<Seen> {
     let mut all = Vec::new();
     for mut one in seen {
-        one.caught.mark &= !class_bits;
+        one.caught.mark &= !own_bits;
         let packet = ip_of_mut(&mut one.caught.frame);
         // Errors, redirects and echo replies are the router's own. A later fragment may be one of those.
         let later = packet[0] >> 4 == 4 && (packet[6] & 0x1f, packet[7]) != (0, 0);

@@ -40,5 +40,14 @@ fn summary(loaded: &Loaded) -> String {
             parts.push(some(count, word));
         }
     }
+    let sets = &loaded.policy.sets;
+    if !sets.is_empty() {
+        let members = sets.iter().map(|set| set.count).sum();
+        parts.push(format!(
+            "{} of {}",
+            some(sets.len(), "set"),
+            some(members, "prefix").replace("prefixs", "prefixes")
+        ));
+    }
     parts.join(", ")
 }

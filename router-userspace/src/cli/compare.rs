@@ -16,7 +16,7 @@ const PACKETS: u64 = 20_000;
 /// Decides many packets on both sides. Status 1 at the first that differs.
 pub fn run(global: &Global, args: &CompareArgs) -> Outcome {
     let policy = args.config.as_ref().map(|path| policy_file::load(Some(path))).transpose()?;
-    let work = |trial: &mut Trial<'_>| compare_all(global, args, policy.as_ref(), trial);
+    let work = |trial: &mut Trial<'_>| compare_all(global, args, trial);
     let report = match &policy {
         None => {
             let mut report = proof::here(true, work).map_err(trial_failure)??;
@@ -38,12 +38,9 @@ pub fn run(global: &Global, args: &CompareArgs) -> Outcome {
     Ok(if report.disagree == 0 { Exit::Done } else { Exit::No })
 }
 
-fn compare_all(
-    global: &Global,
-    args: &CompareArgs,
-    policy: Option<&Policy>,
-    trial: &mut Trial<'_>,
-) -> anyhow::Result<Report> {
+fn compare_all(global: &Global, args: &CompareArgs, trial: &mut Trial<'_>) -> anyhow::Result<Report> {
+    let policy = trial.scratch.map(|_| trial.policy.clone());
+    let policy = policy.as_ref();
     let program = match &mut trial.program {
         Ok(program) => program,
         Err(error) => return Err(Failure::new(Exit::Cannot, anyhow::anyhow!(error.to_string())).into()),

@@ -72,21 +72,20 @@ fn of_router(question: &Question) -> anyhow::Result<Option<Explanation>> {
 
 /// By this host's rules as they are and a program loaded for the question.
 fn here(question: &Question) -> anyhow::Result<Explanation> {
-    let answer = proof::here(question.iif.is_some(), |trial| ask(question, None, trial));
+    let answer = proof::here(question.iif.is_some(), |trial| ask(question, trial));
     answer.map_err(trial_failure)?
 }
 
 /// By the file's policy in a scratch namespace.
 fn in_scratch(question: &Question, policy: &Policy) -> anyhow::Result<Explanation> {
-    let (answer, notes) =
-        proof::in_scratch(policy, |trial| ask(question, Some(policy), trial)).map_err(trial_failure)?;
+    let (answer, notes) = proof::in_scratch(policy, |trial| ask(question, trial)).map_err(trial_failure)?;
     let mut explanation = answer?;
     explanation.scratch = true;
     explanation.notes.extend(notes);
     Ok(explanation)
 }
 
-fn ask(question: &Question, policy: Option<&Policy>, trial: &mut Trial<'_>) -> anyhow::Result<Explanation> {
+fn ask(question: &Question, trial: &mut Trial<'_>) -> anyhow::Result<Explanation> {
     let side = match &mut trial.program {
         Ok(program) => FastSide::Program(program),
         Err(NoProgram::Failed(error)) if question.iif.is_some() && is_privilege(error) => {
@@ -94,6 +93,7 @@ fn ask(question: &Question, policy: Option<&Policy>, trial: &mut Trial<'_>) -> a
         }
         Err(error) => FastSide::None(error.to_string()),
     };
+    let policy = trial.scratch.map(|_| &trial.policy);
     let answer = explain(question, &trial.host, &trial.facts, policy, trial.kernel, side);
     let mut explanation = answer.map_err(|error| {
         let exit = if matches!(error, ExplainError::Question(_)) { Exit::Usage } else { Exit::Cannot };

@@ -2,16 +2,16 @@
 
 use super::args::PlanArgs;
 use super::render::plan::{Document, Interface, Wait, text};
-use super::{Exit, Global, Outcome, output, policy_file};
+use super::{Exit, Failure, Global, Outcome, output, policy_file};
 use crate::fastpath::{self, Capacity, FastPath};
-use crate::kernel::{Kernel, Netlink, survey};
+use crate::kernel::{ForeignPrograms, Kernel, Netlink, survey};
 use crate::mirror::{self, Item, Kind, MarkClasses, Op, Words};
 use crate::model::Host;
 use crate::policy::{Mode, Policy};
 use crate::router::control::{self, Request, Response};
 use crate::router::status::Status;
 use crate::safety::{self, Judgement, May, Wanted};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Shows what `run` would change. Changes nothing.
@@ -41,6 +41,8 @@ fn plan(path: Option<&PathBuf>, policy: &Policy) -> anyhow::Result<Document> {
         None
     });
     let running = running(&mut against, &mut unseen);
+    let bound = with_set_bits(policy, &host)?;
+    let policy = &bound;
     let (judgement, off) = judge(policy, &host);
     let taken = kernel.marks_are_anothers().unwrap_or(false);
     let desired = mirror::desired(policy, &host, &MarkClasses::from(&judgement)).with_marks_taken(taken);
@@ -78,6 +80,16 @@ fn plan(path: Option<&PathBuf>, policy: &Policy) -> anyhow::Result<Document> {
         against,
         unseen,
     })
+}
+
+/// The policy with bits for its sets, where others leave some.
+fn with_set_bits(policy: &Policy, host: &Host) -> anyhow::Result<Policy> {
+    let facts = match policy.wants_mark_bits() {
+        true => survey(ForeignPrograms::default()),
+        false => safety::Facts::default(),
+    };
+    safety::with_set_bits(policy, host, &facts, &BTreeMap::new())
+        .map_err(|error| Failure::new(Exit::Cannot, error).into())
 }
 
 /// What the guard would say, and why there is no fast path at all, where that is so. The program is loaded for the question,

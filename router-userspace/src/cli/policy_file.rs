@@ -18,7 +18,10 @@ pub fn text(path: &Path) -> anyhow::Result<NewPolicy> {
     let (name, text) =
         loaded.as_ref().map(|loaded| (loaded.text.name.to_string(), loaded.text.text.to_string())).unwrap_or_default();
     accept(loaded)?;
-    Ok(NewPolicy { name, path: file(path)?.map(|file| file.path), text })
+    let folder = if path == Path::new("-") { Path::new("") } else { path.parent().unwrap_or(Path::new("")) };
+    // `absolute` refuses an empty path, and a dot is the same folder.
+    let folder = std::path::absolute(Path::new(".").join(folder))?;
+    Ok(NewPolicy { name, path: file(path)?.map(|file| file.path), folder, text })
 }
 
 /// The file that can be read again; None for standard input.

@@ -1,12 +1,11 @@
 //! Interfaces, neighbours and marks.
 
 use super::below::reads_mark;
-use super::selectors::{flow_words, select_ports};
 use super::words;
-use crate::model::{Family, Host, Link, MarkRule, Neighbour};
+use crate::model::{Family, Host, Link, Neighbour};
 use router_common::layout::{
     LINK_EGRESS, LINK_ETHERNET, LINK_FORWARDS4, LINK_FORWARDS6, LINK_READS_MARK, LINK_REDIRECTS4, LINK_SRC_VALID_MARK,
-    LinkEntry, MarkEntry, NeighbourEntry, NeighbourKey, SELECT_IPPROTO,
+    LinkEntry, NeighbourEntry, NeighbourKey,
 };
 
 /// No entry of `LISTS`.
@@ -79,36 +78,4 @@ pub fn neighbour(neighbour: &Neighbour) -> Option<(NeighbourKey, NeighbourEntry)
 /// The key of a neighbour.
 pub fn neighbour_key(ifindex: u32, addr: std::net::IpAddr) -> NeighbourKey {
     NeighbourKey { ifindex, family: if addr.is_ipv4() { 4 } else { 6 }, addr: words::addr(addr) }
-}
-
-/// One alternative of a `[[mark]]`; None where its interface is not there, so that it matches nothing.
-pub(super) fn mark(host: &Host, mark: &MarkRule) -> Option<MarkEntry> {
-    let selectors = &mark.selectors;
-    let mut entry: MarkEntry = bytemuck::Zeroable::zeroed();
-    entry.family = match mark.family {
-        Family::Ipv4 => 4,
-        Family::Ipv6 => 6,
-    };
-    if let Some(name) = &selectors.iif {
-        entry.iif = host.link(name)?.index;
-    }
-    entry.statement = mark.statement;
-    entry.set_value = mark.value;
-    entry.set_mask = mark.mask;
-    let words = &mut entry.selectors;
-    (words.mark, words.mark_mask) = selectors.fwmark.unwrap_or((0, 0));
-    if let Some(net) = selectors.from {
-        (words.from, words.from_mask) = words::prefix(net);
-    }
-    if let Some(net) = selectors.to {
-        (words.to, words.to_mask) = words::prefix(net);
-    }
-    if let Some(proto) = selectors.ipproto {
-        words.flags |= SELECT_IPPROTO;
-        words.ipproto = u32::from(proto);
-    }
-    select_ports(words, selectors.sport, selectors.dport);
-    let class = selectors.dscp.map(|(value, mask)| (value << 2, mask << 2));
-    (words.flow, words.flow_mask) = flow_words(class, selectors.flowlabel);
-    Some(entry)
 }

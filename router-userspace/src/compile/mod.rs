@@ -6,6 +6,7 @@ pub mod interval;
 mod jumps;
 mod links;
 mod lists;
+mod marks;
 mod routes;
 mod selectors;
 mod slots;
@@ -149,7 +150,10 @@ pub fn compile(host: &Host, input: &Input, slots: &mut CounterSlots) -> Result<G
     if input.marks_in_use.len() > MAX_MARKS_IN_USE as usize {
         return Err(TooLarge::MarksInUse(input.marks_in_use.len()));
     }
-    generation.marks = input.marks.iter().filter_map(|mark| links::mark(host, mark)).collect();
+    let mut sets = marks::Sets::default();
+    for mark in &input.marks {
+        generation.marks.extend(marks::entry(host, mark, &mut sets, &mut generation.lines)?);
+    }
     if generation.marks.len() > MAX_MARKS as usize {
         return Err(TooLarge::Marks(generation.marks.len()));
     }

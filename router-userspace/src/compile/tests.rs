@@ -251,7 +251,14 @@ fn fragments_are_decided_where_nothing_shows_the_stack_their_ports() {
     let table = vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)];
     let of = |selectors: Selectors, marked: bool, bypass: bool| {
         let selectors_of_mark = crate::model::MarkSelectors { ipproto: Some(17), dport: port, ..Default::default() };
-        let mark = MarkRule { family: Family::Ipv4, statement: 0, selectors: selectors_of_mark, value: 1, mask: 1 };
+        let mark = MarkRule {
+            family: Family::Ipv4,
+            statement: 0,
+            selectors: selectors_of_mark,
+            value: 1,
+            mask: 1,
+            membership: false,
+        };
         let input = Input {
             may: [(1, MAY_REDIRECT)].into(),
             marks: if marked { vec![mark] } else { Vec::new() },

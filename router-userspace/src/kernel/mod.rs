@@ -18,6 +18,7 @@ pub mod netns;
 mod nexthops;
 mod nft;
 mod nft_list;
+mod nft_marks;
 mod probe;
 mod route_get;
 mod routes;
@@ -27,6 +28,7 @@ mod socket;
 mod survey;
 mod tc;
 mod wire;
+mod wireguard;
 mod xfrm;
 
 pub use admin::Admin;

@@ -3,7 +3,7 @@
 use super::attributes::{Attributes, Decode, Malformed, family_of};
 use super::socket::{Messages, set_receive_buffer};
 use super::{Error, Event, Result, neighbours};
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{MsgFlags, recv};
@@ -63,6 +63,8 @@ pub struct Monitor {
 
 struct Source {
     socket: netlink_sys::Socket,
+    protocol: isize,
+    groups: Vec<u32>,
     translate: Translate,
 }
 
@@ -114,7 +116,22 @@ impl Monitor {
             Ok(socket)
         };
         let socket = open().map_err(|cause| Error::new(what, cause))?;
-        self.sources.push(Source { socket, translate });
+        self.sources.push(Source { socket, protocol, groups: groups.to_vec(), translate });
+        Ok(())
+    }
+
+    /// Stops listening to nftables, or listens again. While somebody listens, the kernel makes a message of every element of a set
+    /// that comes or goes (`nf_tables_setelem_notify`). What changes meanwhile has to be looked for.
+    pub fn hear_nftables(&mut self, hear: bool) -> Result<()> {
+        for source in self.sources.iter_mut().filter(|source| source.protocol == NETLINK_NETFILTER) {
+            for group in &source.groups {
+                let done = match hear {
+                    true => source.socket.add_membership(*group),
+                    false => source.socket.drop_membership(*group),
+                };
+                done.map_err(|cause| Error::new("watch nftables", cause))?;
+            }
+        }
         Ok(())
     }
 

@@ -12,12 +12,18 @@ use std::net::IpAddr;
 pub struct Netlink {
     socket: Socket,
     namespace: Netns,
+    /// The marks that were set last.
+    marks: nft::Installed,
 }
 
 impl Netlink {
     /// Opens the request socket.
     pub fn open() -> Result<Self> {
-        Ok(Netlink { socket: Socket::open(NETLINK_ROUTE)?, namespace: Netns::current()? })
+        Ok(Netlink {
+            socket: Socket::open(NETLINK_ROUTE)?,
+            namespace: Netns::current()?,
+            marks: nft::Installed::default(),
+        })
     }
 
     /// Does what depends on the calling thread's namespace in this one's.
@@ -126,7 +132,10 @@ impl Kernel for Netlink {
     }
 
     fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()> {
-        self.inside(|| nft::set_mark_chain(marks, digest))
+        let mut installed = std::mem::take(&mut self.marks);
+        let result = self.inside(|| nft::set_mark_chain(marks, digest, &mut installed));
+        self.marks = installed;
+        result
     }
 
     fn route_get(&mut self, query: &RouteQuery) -> Result<RouteAnswer> {

@@ -1,20 +1,29 @@
-//! Wayfork's own nftables table: `[[mark]]` on the stack's way.
+//! Wayfork's own nftables table: `[[mark]]` and `[sets]` on the stack's way.
 //!
-//! Table `inet wayfork` has the base chain `marks` (prerouting, priority -150) and, for every statement, a chain `mark-N` with
-//! a rule per alternative; an alternative that matches returns, so that it is the only one of its statement. The whole table
-//! is replaced in one transaction. Its user data carry the digest of what it was made from.
+//! Table `inet wayfork` has, for every statement, a chain `mark-N` with a rule per alternative; an alternative that matches
+//! returns, so that it is the only one of its statement. The base chain `marks` (prerouting, priority -150) jumps to those of
+//! `[[mark]]`. The base chains `members` (prerouting) and `members-out` (output), which come last before routing and so behind
+//! destination NAT, jump to those that set a bit for an address that is in a set. A set has its members in a set of intervals
+//! for each family.
+//!
+//! All is changed in one transaction. A base chain's user data carry the digest of what all of it was made from; those of the
+//! table say that it is Wayfork's. Sets that are known to be there are changed, not replaced.
 
 use super::attributes::{Decode, Malformed};
 use super::socket::{Request, Socket};
 use super::wire::{Attrs, Found};
 use super::{Error, Result};
-use crate::model::{Family, MarkRule, MarkSelectors, Ports};
-use ipnet::IpNet;
+use crate::model::MarkRule;
 use libc::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use std::collections::BTreeMap;
 
+mod rules;
+mod sets;
 mod uapi;
+
+use rules::{rules_of, verdict};
+use sets::Sets;
 
 pub(super) use uapi::*;
 
@@ -23,54 +32,123 @@ pub const OWN_TABLE: &str = "wayfork";
 /// What to do where another program has a table of that name.
 pub const NAME_TAKEN: &str =
     "[[mark]] needs that name: give the table another one, or remove it with `nft delete table inet wayfork`";
-/// Not `mark`: that is a keyword of nft, and a saved rule set with such a chain cannot be loaded again.
-const OWN_CHAIN: &str = "marks";
-/// NF_IP_PRI_MANGLE: after conntrack, before destination NAT.
-const OWN_PRIORITY: i32 = -150;
+/// A base chain.
+struct Base {
+    /// Not `mark`: that is a keyword of nft, and a saved rule set with such a chain cannot be loaded again.
+    name: &'static str,
+    hook: u32,
+    priority: i32,
+    kind: &'static str,
+    /// The statements that it jumps to: those that tell of sets, or the others.
+    membership: bool,
+}
+
+/// The base chains. `route` makes the stack route a packet of its own again where the mark has changed.
+const BASES: [Base; 3] = [
+    // NF_IP_PRI_MANGLE: after conntrack, before destination NAT.
+    Base { name: "marks", hook: NF_INET_PRE_ROUTING, priority: -150, kind: "filter", membership: false },
+    Base { name: "members", hook: NF_INET_PRE_ROUTING, priority: i32::MAX, kind: "filter", membership: true },
+    Base { name: "members-out", hook: NF_INET_LOCAL_OUT, priority: i32::MAX, kind: "route", membership: true },
+];
 
 /// User data are a list of (type, length, value), a byte each for the first two: libnftnl's form, which nft must be able to
-/// read past. The type is one that nft does not use. The value: the digest, and how many chains and rules there are, 8 bytes each.
-const USERDATA: [u8; 2] = [0x57, 16];
+/// read past. The type is one that nft does not use.
+const USERDATA: u8 = 0x57;
+/// The value for the table: whose it is.
+const OWNER: &[u8] = b"wayfork";
 
 /// A table of our name, whoever made it.
 struct Table {
     /// What tells it from one that was made later under the same name.
     handle: u64,
     dormant: bool,
-    /// The digest and the number of chains and rules of its user data; None where these are not Wayfork's.
-    made: Option<(u64, u64)>,
+    /// Its user data are Wayfork's.
+    ours: bool,
+}
+
+/// What one transaction made: the user data of the first base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Made {
+    digest: u64,
+    /// The handle of its first chain, and how many chains and rules there are: chains and rules take their handles from one counter
+    /// of the table (`nf_tables_alloc_handle`), so those of one transaction have them in a row, and no others do.
+    first: u64,
+    objects: u64,
+}
+
+impl Made {
+    /// What is in force is exactly what it made.
+    fn is_whole(&self, handles: &[u64]) -> bool {
+        handles.iter().copied().eq(self.first..self.first.saturating_add(self.objects))
+    }
+
+    fn userdata(self) -> Vec<u8> {
+        let value = [self.digest, self.first, self.objects].map(u64::to_be_bytes).concat();
+        [&[USERDATA, value.len() as u8][..], &value].concat()
+    }
+
+    fn read(userdata: &[u8]) -> Option<Made> {
+        let (digest, rest) = userdata.strip_prefix(&[USERDATA, 24])?.split_first_chunk()?;
+        let (first, objects) = rest.split_first_chunk()?;
+        let objects = u64::from_be_bytes(objects.try_into().ok()?);
+        Some(Made { digest: u64::from_be_bytes(*digest), first: u64::from_be_bytes(*first), objects })
+    }
+}
+
+/// What was installed last, for the next time: with it a set's members are changed and not replaced.
+#[derive(Debug, Default)]
+pub(super) struct Installed {
+    digest: u64,
+    sets: Sets,
 }
 
 /// The digest that the installed table was made from; None where there is no table of Wayfork's (or no nf_tables in the
-/// kernel). Some(0) where there is one that is not as it was made: changed by hand, or dormant.
-///
-/// Chains and rules take their handles from one counter of the table (`nf_tables_alloc_handle`), so a table that is as it was
-/// made has exactly the handles 1 to N.
+/// kernel). Some(0) where there is one that is not as it was made: changed by hand, or dormant. The members of sets are not looked at.
 pub(super) fn mark_chain() -> Result<Option<u64>> {
     let Some(mut socket) = open()? else { return Ok(None) };
-    let Some(Table { dormant, made: Some((digest, objects)), .. }) = find(&mut socket)? else { return Ok(None) };
+    let Some(Table { dormant, ours: true, .. }) = find(&mut socket)? else { return Ok(None) };
+    let content = content(&mut socket)?;
+    Ok(Some(content.made.filter(|made| !dormant && made.is_whole(&content.handles)).map_or(0, |made| made.digest)))
+}
+
+/// What the table of our name holds.
+#[derive(Default)]
+struct Content {
+    made: Option<Made>,
+    /// Of chains and rules, in order.
+    handles: Vec<u64>,
+    chains: Vec<String>,
+}
+
+fn content(socket: &mut Socket) -> Result<Content> {
     let what = what_is_read();
-    let mut handles = Vec::new();
-    for (get, handle) in [(NFT_MSG_GETCHAIN, NFTA_CHAIN_HANDLE), (NFT_MSG_GETRULE, NFTA_RULE_HANDLE)] {
-        // The rules can be limited to a table, the chains cannot.
-        let question = table_of(NFTA_RULE_TABLE);
-        handles.extend(socket.dump(&what, message_type(get), &question, |body| {
-            read_handle(body, handle).map_err(|malformed| malformed.during(&what))
-        })?);
+    let mut content = Content::default();
+    // The rules can be limited to a table, the chains cannot.
+    let question = table_of(NFTA_RULE_TABLE);
+    let chains = socket.dump(&what, message_type(NFT_MSG_GETCHAIN), &question, |body| {
+        read_chain(body).map_err(|malformed| malformed.during(&what))
+    })?;
+    for (handle, name, made) in chains {
+        content.handles.push(handle);
+        content.chains.push(name);
+        content.made = content.made.or(made);
     }
-    handles.sort_unstable();
-    Ok(Some(if !dormant && handles.into_iter().eq(1..=objects) { digest } else { 0 }))
+    content.handles.extend(socket.dump(&what, message_type(NFT_MSG_GETRULE), &question, |body| {
+        read_handle(body, NFTA_RULE_HANDLE).map_err(|malformed| malformed.during(&what))
+    })?);
+    content.handles.sort_unstable();
+    Ok(content)
 }
 
 /// Whether another program has a table of our name: one without Wayfork's user data.
 pub(super) fn name_is_taken() -> Result<bool> {
     let Some(mut socket) = open()? else { return Ok(false) };
-    Ok(find(&mut socket)?.is_some_and(|table| table.made.is_none()))
+    Ok(find(&mut socket)?.is_some_and(|table| !table.ours))
 }
 
 /// Whether the table of our name is there and is Wayfork's.
 pub(super) fn is_ours(socket: &mut Socket) -> Result<bool> {
-    Ok(find(socket)?.is_some_and(|table| table.made.is_some()))
+    Ok(find(socket)?.is_some_and(|table| table.ours))
 }
 
 /// The table of our name; None where there is none.
@@ -102,7 +180,7 @@ fn read_table(body: &[u8]) -> Decode<Table> {
     Ok(Table {
         handle: handle.u64_be()?,
         dormant: table.be32(NFTA_TABLE_FLAGS)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0,
-        made: table.get(NFTA_TABLE_USERDATA).and_then(|attribute| split_userdata(attribute.value)),
+        ours: table.get(NFTA_TABLE_USERDATA).is_some_and(|attribute| attribute.value.first() == Some(&USERDATA)),
     })
 }
 
@@ -113,58 +191,56 @@ fn read_handle(body: &[u8], handle: u16) -> Decode<Option<u64>> {
     object.get(handle).filter(|_| ours).map(|attribute| attribute.u64_be()).transpose()
 }
 
-fn split_userdata(value: &[u8]) -> Option<(u64, u64)> {
-    let (digest, objects) = value.strip_prefix(&USERDATA)?.split_first_chunk()?;
-    Some((u64::from_be_bytes(*digest), u64::from_be_bytes(objects.try_into().ok()?)))
+/// Handle, name and user data of a chain, if it is of our table.
+fn read_chain(body: &[u8]) -> Decode<Option<(u64, String, Option<Made>)>> {
+    let Some(handle) = read_handle(body, NFTA_CHAIN_HANDLE)? else { return Ok(None) };
+    let chain = Found::after(NFGENMSG, body)?;
+    let made = chain.get(NFTA_CHAIN_USERDATA).and_then(|attribute| Made::read(attribute.value));
+    Ok(Some((handle, chain.name(NFTA_CHAIN_NAME, "chain: no name")?, made)))
 }
 
-/// Replaces the table in one transaction; an empty list removes it.
-pub(super) fn set_mark_chain(marks: &[MarkRule], digest: u64) -> Result<()> {
+/// Makes the table what `marks` say, in one transaction; an empty list removes it. `installed` is what this function left there.
+pub(super) fn set_mark_chain(marks: &[MarkRule], digest: u64, installed: &mut Installed) -> Result<()> {
+    let before = std::mem::take(installed);
     if marks.is_empty() {
         return remove();
     }
     let mut socket = Socket::open(NETLINK_NETFILTER).map_err(with_help)?;
     let mut batch = Batch::new("install");
+    let wanted = sets::sets_of(marks);
+    let mut next_handle = 1;
     match find(&mut socket)? {
-        // By its handle, so that it is this one and no other.
-        Some(Table { handle, made: Some(_), .. }) => batch.push("the old table", NFT_MSG_DELTABLE, 0, table_by(handle)),
-        Some(_) => return Err(taken()),
+        Some(table) if !table.ours => return Err(taken()),
+        Some(table) => {
+            let content = content(&mut socket)?;
+            let whole = |made: &Made| !table.dormant && made.is_whole(&content.handles) && made.digest == before.digest;
+            if !before.sets.is_empty() && content.made.as_ref().is_some_and(whole) {
+                next_handle = content.handles.last().copied().unwrap_or(0) + 1;
+                next_handle += batch.change_sets(&content, &before.sets, &wanted);
+            } else {
+                // By its handle, so that it is this one and no other.
+                batch.push("the old table", NFT_MSG_DELTABLE, 0, table_by(table.handle));
+            }
+        }
         None => {}
     }
-
-    let mut statements: BTreeMap<u32, Vec<&MarkRule>> = BTreeMap::new();
-    for mark in marks {
-        statements.entry(mark.statement).or_default().push(mark);
+    let changes = next_handle > 1;
+    if !changes {
+        next_handle += batch.new_table(&wanted);
     }
-    let mut rules = Vec::new();
-    for (statement, alternatives) in &statements {
-        let chain = statement_chain(*statement);
-        rules.push((OWN_CHAIN.to_owned(), Attrs::default().nested(NFTA_LIST_ELEM, verdict(NFT_JUMP, Some(&chain)))));
-        for mark in alternatives {
-            rules.extend(rules_of(mark).into_iter().map(|rule| (chain.clone(), rule)));
-        }
+    batch.new_chains(marks, digest, next_handle);
+    match batch.commit(&mut socket) {
+        // Members that are not what was left there: what cannot be changed is replaced.
+        Err(_) if changes => return set_mark_chain(marks, digest, installed),
+        result => result.map_err(with_help)?,
     }
-    let objects = (1 + statements.len() + rules.len()) as u64;
-    let userdata = [&USERDATA[..], &digest.to_be_bytes(), &objects.to_be_bytes()].concat();
-    // One that came meanwhile is another's.
-    let flags = NLM_F_CREATE | NLM_F_EXCL;
-    batch.push("the table", NFT_MSG_NEWTABLE, flags, table().bytes(NFTA_TABLE_USERDATA, &userdata));
-    batch.push("chain marks", NFT_MSG_NEWCHAIN, NLM_F_CREATE, base_chain());
-    for statement in statements.keys() {
-        let name = statement_chain(*statement);
-        let body = table_of(NFTA_CHAIN_TABLE).string(NFTA_CHAIN_NAME, &name);
-        batch.push(&format!("chain {name}"), NFT_MSG_NEWCHAIN, NLM_F_CREATE, body);
-    }
-    for (chain, expressions) in rules {
-        let body = table_of(NFTA_RULE_TABLE).string(NFTA_RULE_CHAIN, &chain).nested(NFTA_RULE_EXPRESSIONS, expressions);
-        batch.push(&format!("a rule of chain {chain}"), NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body);
-    }
-    batch.commit(&mut socket).map_err(with_help)
+    *installed = Installed { digest, sets: wanted };
+    Ok(())
 }
 
 fn remove() -> Result<()> {
     let Some(mut socket) = open()? else { return Ok(()) };
-    let Some(Table { handle, made: Some(_), .. }) = find(&mut socket)? else { return Ok(()) };
+    let Some(Table { handle, ours: true, .. }) = find(&mut socket)? else { return Ok(()) };
     let mut batch = Batch::new("remove");
     batch.push("the table", NFT_MSG_DELTABLE, 0, table_by(handle));
     match batch.commit(&mut socket) {
@@ -184,8 +260,8 @@ fn taken() -> Error {
 fn with_help(mut error: Error) -> Error {
     if matches!(error.errno(), libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENOENT | libc::EAFNOSUPPORT) {
         error.help = Some(
-            "[[mark]] needs nftables in the kernel: CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET, or the module nf_tables; \
-             without it, take the [[mark]] sections out of the file",
+            "[[mark]] and sets need nftables in the kernel: CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET, or the module \
+             nf_tables; without it, take the [[mark]] sections and the sets of rules out of the file",
         );
     }
     error
@@ -206,11 +282,103 @@ impl Batch {
 
     /// Adds a message; `part` names it in an error. Only the last one asks for an answer: that of the whole.
     fn push(&mut self, part: &str, message: u16, flags: i32, body: Attrs) {
-        for before in &mut self.requests {
+        if let Some(before) = self.requests.last_mut() {
             before.ack = false;
         }
         let what = format!("{} nftables table inet {OWN_TABLE}: {part}", self.verb);
         self.requests.push(Request::new(what, message_type(message), flags, &body));
+    }
+
+    /// A table with its sets. Gives how many handles these take.
+    fn new_table(&mut self, wanted: &Sets) -> u64 {
+        let userdata = [&[USERDATA, OWNER.len() as u8][..], OWNER].concat();
+        // One that came meanwhile is another's.
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.push("the table", NFT_MSG_NEWTABLE, flags, table().bytes(NFTA_TABLE_USERDATA, &userdata));
+        for (id, (name, set)) in (1..).zip(wanted) {
+            self.new_set(name, id, set);
+        }
+        wanted.len() as u64
+    }
+
+    fn new_set(&mut self, name: &str, id: u32, set: &(crate::model::Family, std::sync::Arc<crate::model::PrefixSet>)) {
+        let body = sets::new_set(table_of(NFTA_SET_TABLE), name, set.0, id);
+        self.push(&format!("set {name}"), NFT_MSG_NEWSET, NLM_F_CREATE, body);
+        self.elements(NFT_MSG_NEWSETELEM, name, sets::all(&table_of(NFTA_SET_ELEM_LIST_TABLE), name, set));
+    }
+
+    fn elements(&mut self, message: u16, name: &str, bodies: Vec<Attrs>) {
+        for body in bodies {
+            self.push(&format!("members of set {name}"), message, NLM_F_CREATE, body);
+        }
+    }
+
+    /// Takes the chains of the table away and leads from the sets that it has to those wanted. Gives how many handles new ones take.
+    fn change_sets(&mut self, content: &Content, held: &Sets, wanted: &Sets) -> u64 {
+        self.push("the old rules", NFT_MSG_DELRULE, 0, table_of(NFTA_RULE_TABLE));
+        for chain in &content.chains {
+            let body = table_of(NFTA_CHAIN_TABLE).string(NFTA_CHAIN_NAME, chain);
+            self.push(&format!("the old chain {chain}"), NFT_MSG_DELCHAIN, 0, body);
+        }
+        for name in held.keys().filter(|name| !wanted.contains_key(*name)) {
+            let body = table_of(NFTA_SET_TABLE).string(NFTA_SET_NAME, name);
+            self.push(&format!("the old set {name}"), NFT_MSG_DELSET, 0, body);
+        }
+        let mut new = 0;
+        for (name, set) in wanted {
+            match held.get(name) {
+                None => {
+                    new += 1;
+                    self.new_set(name, new, set);
+                }
+                Some(old) => {
+                    let (gone, come) = sets::between(&table_of(NFTA_SET_ELEM_LIST_TABLE), name, old, &set.1);
+                    self.elements(NFT_MSG_DELSETELEM, name, gone);
+                    self.elements(NFT_MSG_NEWSETELEM, name, come);
+                }
+            }
+        }
+        u64::from(new)
+    }
+
+    /// The chains and their rules; the first chain gets the handle `first`.
+    fn new_chains(&mut self, marks: &[MarkRule], digest: u64, first: u64) {
+        let mut statements: BTreeMap<u32, Vec<&MarkRule>> = BTreeMap::new();
+        for mark in marks {
+            statements.entry(mark.statement).or_default().push(mark);
+        }
+        let bases: Vec<&Base> =
+            BASES.iter().filter(|base| marks.iter().any(|mark| mark.membership == base.membership)).collect();
+        let mut rules = Vec::new();
+        for (statement, alternatives) in &statements {
+            let chain = statement_chain(*statement);
+            let of_sets = alternatives.iter().any(|mark| mark.membership);
+            for base in bases.iter().filter(|base| base.membership == of_sets) {
+                let jump = Attrs::default().nested(NFTA_LIST_ELEM, verdict(NFT_JUMP, Some(&chain)));
+                rules.push((base.name.to_owned(), jump));
+            }
+            for mark in alternatives {
+                rules.extend(rules_of(mark).into_iter().map(|rule| (chain.clone(), rule)));
+            }
+        }
+        let objects = (bases.len() + statements.len() + rules.len()) as u64;
+        for (place, base) in bases.iter().enumerate() {
+            let mut body = base_chain(base);
+            if place == 0 {
+                body = body.bytes(NFTA_CHAIN_USERDATA, &Made { digest, first, objects }.userdata());
+            }
+            self.push(&format!("chain {}", base.name), NFT_MSG_NEWCHAIN, NLM_F_CREATE, body);
+        }
+        for statement in statements.keys() {
+            let name = statement_chain(*statement);
+            let body = table_of(NFTA_CHAIN_TABLE).string(NFTA_CHAIN_NAME, &name);
+            self.push(&format!("chain {name}"), NFT_MSG_NEWCHAIN, NLM_F_CREATE, body);
+        }
+        for (chain, expressions) in rules {
+            let body =
+                table_of(NFTA_RULE_TABLE).string(NFTA_RULE_CHAIN, &chain).nested(NFTA_RULE_EXPRESSIONS, expressions);
+            self.push(&format!("a rule of chain {chain}"), NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body);
+        }
     }
 
     fn frame(&mut self, kind: u16) {
@@ -242,209 +410,14 @@ fn table_by(handle: u64) -> Attrs {
     table().bytes(NFTA_TABLE_HANDLE, &handle.to_be_bytes())
 }
 
-fn base_chain() -> Attrs {
-    let hook = Attrs::default()
-        .be32(NFTA_HOOK_HOOKNUM, NF_INET_PRE_ROUTING)
-        .be32(NFTA_HOOK_PRIORITY, OWN_PRIORITY.cast_unsigned());
+fn base_chain(base: &Base) -> Attrs {
+    let hook =
+        Attrs::default().be32(NFTA_HOOK_HOOKNUM, base.hook).be32(NFTA_HOOK_PRIORITY, base.priority.cast_unsigned());
     table_of(NFTA_CHAIN_TABLE)
-        .string(NFTA_CHAIN_NAME, OWN_CHAIN)
+        .string(NFTA_CHAIN_NAME, base.name)
         .nested(NFTA_CHAIN_HOOK, hook)
-        .string(NFTA_CHAIN_TYPE, "filter")
+        .string(NFTA_CHAIN_TYPE, base.kind)
         .be32(NFTA_CHAIN_POLICY, NF_ACCEPT)
-}
-
-/// Where the ports of a protocol stand, in bytes after the IP header: the protocols that have ports in `proto_ports_offset()`
-/// (include/linux/ip.h), which the rules of the RPDB go by. Any other protocol has none, whatever stands there.
-fn ports_offset(protocol: u8) -> Option<u32> {
-    match i32::from(protocol) {
-        libc::IPPROTO_TCP
-        | libc::IPPROTO_UDP
-        | libc::IPPROTO_DCCP
-        | libc::IPPROTO_ESP
-        | libc::IPPROTO_SCTP
-        | libc::IPPROTO_UDPLITE => Some(0),
-        libc::IPPROTO_AH => Some(4),
-        _ => None,
-    }
-}
-
-/// The rules of one alternative: one, but where it names ports one for each protocol that has ports and that it may mean.
-fn rules_of(mark: &MarkRule) -> Vec<Attrs> {
-    let MarkSelectors { ipproto, sport, dport, .. } = &mark.selectors;
-    if sport.is_none() && dport.is_none() {
-        return vec![rule(mark, *ipproto, 0)];
-    }
-    let meant = ipproto.map_or(0..=u8::MAX, |protocol| protocol..=protocol);
-    meant.filter_map(|protocol| Some(rule(mark, Some(protocol), ports_offset(protocol)?))).collect()
-}
-
-/// The expressions of one alternative.
-fn rule(mark: &MarkRule, protocol: Option<u8>, ports: u32) -> Attrs {
-    let MarkSelectors { iif, fwmark, from, to, ipproto: _, sport, dport, dscp, flowlabel } = &mark.selectors;
-    let mut list = Expressions::default();
-    let nfproto = match mark.family {
-        Family::Ipv4 => NFPROTO_IPV4,
-        Family::Ipv6 => NFPROTO_IPV6,
-    };
-    list.meta(NFT_META_NFPROTO).equal(&[nfproto]);
-    if let Some(name) = iif {
-        // All 16 bytes, so that `eth1` is not taken for the start of `eth10`.
-        let mut padded = [0; libc::IFNAMSIZ];
-        let length = name.len().min(libc::IFNAMSIZ - 1);
-        padded[..length].copy_from_slice(&name.as_bytes()[..length]);
-        list.meta(NFT_META_IIFNAME).equal(&padded);
-    }
-    if let Some((value, mask)) = fwmark {
-        list.meta(NFT_META_MARK).masked(&mask.to_ne_bytes()).equal(&(value & mask).to_ne_bytes());
-    }
-    let (source, destination) = match mark.family {
-        Family::Ipv4 => (12, 16),
-        Family::Ipv6 => (8, 24),
-    };
-    for (net, offset) in [(from, source), (to, destination)] {
-        if let Some(net) = net {
-            list.prefix(*net, offset);
-        }
-    }
-    if let Some((dscp, mask)) = dscp {
-        // IPv4: the upper 6 bits of the second octet. IPv6: the upper 6 bits of the traffic class, which starts at bit 4.
-        match mark.family {
-            Family::Ipv4 => {
-                list.payload(NFT_PAYLOAD_NETWORK_HEADER, 1, 1).masked(&[mask << 2]).equal(&[(dscp & mask) << 2])
-            }
-            Family::Ipv6 => list
-                .payload(NFT_PAYLOAD_NETWORK_HEADER, 0, 2)
-                .masked(&(u16::from(*mask) << 6).to_be_bytes())
-                .equal(&(u16::from(dscp & mask) << 6).to_be_bytes()),
-        };
-    }
-    if let Some((label, mask)) = flowlabel {
-        list.payload(NFT_PAYLOAD_NETWORK_HEADER, 0, 4).masked(&mask.to_be_bytes()).equal(&(label & mask).to_be_bytes());
-    }
-    if let Some(protocol) = protocol {
-        list.meta(NFT_META_L4PROTO).equal(&[protocol]);
-    }
-    for (range, offset) in [(sport, ports), (dport, ports + 2)] {
-        if let Some(range) = range {
-            list.payload(NFT_PAYLOAD_TRANSPORT_HEADER, offset, 2).ports(*range);
-        }
-    }
-    list.set_mark(mark.value, mark.mask);
-    list.push(verdict(NFT_RETURN, None));
-    list.0
-}
-
-/// Expressions of one rule; all of them work on register 1.
-#[derive(Default)]
-struct Expressions(Attrs);
-
-impl Expressions {
-    fn push(&mut self, expression: Attrs) -> &mut Self {
-        self.0 = std::mem::take(&mut self.0).nested(NFTA_LIST_ELEM, expression);
-        self
-    }
-
-    fn meta(&mut self, key: u32) -> &mut Self {
-        let data = Attrs::default().be32(NFTA_META_DREG, NFT_REG_1).be32(NFTA_META_KEY, key);
-        self.push(expression("meta", data))
-    }
-
-    fn payload(&mut self, base: u32, offset: u32, length: u32) -> &mut Self {
-        let data = Attrs::default()
-            .be32(NFTA_PAYLOAD_DREG, NFT_REG_1)
-            .be32(NFTA_PAYLOAD_BASE, base)
-            .be32(NFTA_PAYLOAD_OFFSET, offset)
-            .be32(NFTA_PAYLOAD_LEN, length);
-        self.push(expression("payload", data))
-    }
-
-    /// Keeps the bits of `mask`; nothing is written for a full one.
-    fn masked(&mut self, mask: &[u8]) -> &mut Self {
-        if mask.iter().all(|byte| *byte == u8::MAX) {
-            return self;
-        }
-        self.bitwise(mask, &vec![0; mask.len()])
-    }
-
-    /// Register & mask ^ xor.
-    fn bitwise(&mut self, mask: &[u8], xor: &[u8]) -> &mut Self {
-        let data = Attrs::default()
-            .be32(NFTA_BITWISE_SREG, NFT_REG_1)
-            .be32(NFTA_BITWISE_DREG, NFT_REG_1)
-            .be32(NFTA_BITWISE_LEN, mask.len() as u32)
-            .nested(NFTA_BITWISE_MASK, value(mask))
-            .nested(NFTA_BITWISE_XOR, value(xor));
-        self.push(expression("bitwise", data))
-    }
-
-    fn equal(&mut self, wanted: &[u8]) -> &mut Self {
-        let data = Attrs::default()
-            .be32(NFTA_CMP_SREG, NFT_REG_1)
-            .be32(NFTA_CMP_OP, NFT_CMP_EQ)
-            .nested(NFTA_CMP_DATA, value(wanted));
-        self.push(expression("cmp", data))
-    }
-
-    fn ports(&mut self, ports: Ports) -> &mut Self {
-        match ports {
-            Ports::Range { start, end } if start == end => self.equal(&start.to_be_bytes()),
-            Ports::Range { start, end } => {
-                let data = Attrs::default()
-                    .be32(NFTA_RANGE_SREG, NFT_REG_1)
-                    .be32(NFTA_RANGE_OP, NFT_RANGE_EQ)
-                    .nested(NFTA_RANGE_FROM_DATA, value(&start.to_be_bytes()))
-                    .nested(NFTA_RANGE_TO_DATA, value(&end.to_be_bytes()));
-                self.push(expression("range", data))
-            }
-            Ports::Masked { value, mask } => self.masked(&mask.to_be_bytes()).equal(&(value & mask).to_be_bytes()),
-        }
-    }
-
-    fn prefix(&mut self, net: IpNet, offset: u32) -> &mut Self {
-        let octets = |addr: std::net::IpAddr| match addr {
-            std::net::IpAddr::V4(addr) => addr.octets().to_vec(),
-            std::net::IpAddr::V6(addr) => addr.octets().to_vec(),
-        };
-        if net.prefix_len() == 0 {
-            return self;
-        }
-        let network = octets(net.network());
-        self.payload(NFT_PAYLOAD_NETWORK_HEADER, offset, network.len() as u32)
-            .masked(&octets(net.netmask()))
-            .equal(&network)
-    }
-
-    fn set_mark(&mut self, set: u32, mask: u32) -> &mut Self {
-        if mask == u32::MAX {
-            let data = Attrs::default()
-                .be32(NFTA_IMMEDIATE_DREG, NFT_REG_1)
-                .nested(NFTA_IMMEDIATE_DATA, value(&set.to_ne_bytes()));
-            self.push(expression("immediate", data));
-        } else {
-            self.meta(NFT_META_MARK).bitwise(&(!mask).to_ne_bytes(), &(set & mask).to_ne_bytes());
-        }
-        let data = Attrs::default().be32(NFTA_META_KEY, NFT_META_MARK).be32(NFTA_META_SREG, NFT_REG_1);
-        self.push(expression("meta", data))
-    }
-}
-
-fn expression(name: &str, data: Attrs) -> Attrs {
-    Attrs::default().string(NFTA_EXPR_NAME, name).nested(NFTA_EXPR_DATA, data)
-}
-
-fn value(bytes: &[u8]) -> Attrs {
-    Attrs::default().bytes(NFTA_DATA_VALUE, bytes)
-}
-
-fn verdict(code: i32, chain: Option<&str>) -> Attrs {
-    let mut verdict = Attrs::default().be32(NFTA_VERDICT_CODE, code.cast_unsigned());
-    if let Some(chain) = chain {
-        verdict = verdict.string(NFTA_VERDICT_CHAIN, chain);
-    }
-    let data = Attrs::default()
-        .be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)
-        .nested(NFTA_IMMEDIATE_DATA, Attrs::default().nested(NFTA_DATA_VERDICT, verdict));
-    expression("immediate", data)
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
-//! What other programs have in nftables: chains and what their rules touch, flowtables.
+//! What other programs have in nftables: chains and what their rules touch, flowtables, marks.
 
 use super::Result;
 use super::attributes::{Attribute, Decode, Malformed};
 use super::nft::*;
+use super::nft_marks::{Uses, read_elements, read_rule};
 use super::socket::{Request, Socket};
 use super::wire::{Attrs, Found};
-use crate::safety::{Base, Chain, ChainFamily, Expression, Flowtable, HookPoint};
-use std::collections::HashMap;
+use crate::safety::{Base, Chain, ChainFamily, Expression, Flowtable, HookPoint, MarkUse, Marks};
+use std::collections::{BTreeMap, HashMap};
 
 /// How often the listing is begun anew when the rules change under it.
 const TRIES: u32 = 5;
@@ -15,8 +16,9 @@ const NFTA_GEN_ID: u16 = 1;
 
 const WHAT: &str = "list nftables";
 
-/// Chains and flowtables, Wayfork's own table left out. Nothing where the kernel has no nf_tables.
-pub(super) fn ruleset() -> Result<(Vec<Chain>, Vec<Flowtable>)> {
+/// Chains, flowtables and what the rules have to do with marks, Wayfork's own table left out. Nothing where the kernel has no
+/// nf_tables.
+pub(super) fn ruleset() -> Result<(Vec<Chain>, Vec<Flowtable>, Vec<MarkUse>)> {
     let Some(mut socket) = open()? else { return Ok(Default::default()) };
     for _ in 0..TRIES {
         // Each transaction raises the generation: three lists of one generation belong together.
@@ -28,8 +30,11 @@ pub(super) fn ruleset() -> Result<(Vec<Chain>, Vec<Flowtable>)> {
         let chains = dump(&mut socket, NFT_MSG_GETCHAIN)?;
         let rules = dump(&mut socket, NFT_MSG_GETRULE)?;
         let flowtables = dump(&mut socket, NFT_MSG_GETFLOWTABLE)?;
+        let read = read_all(own, &chains, &rules, &flowtables).map_err(|malformed| malformed.during(WHAT))?;
+        let (chains, flowtables, uses) = read;
+        let marks = marks_of(&mut socket, &uses);
         if before == generation(&mut socket)? {
-            return read_all(own, &chains, &rules, &flowtables).map_err(|malformed| malformed.during(WHAT));
+            return Ok((chains, flowtables, marks?));
         }
     }
     Err(Malformed("list: the rules change faster than they can be read").during(WHAT))
@@ -41,11 +46,38 @@ fn read_all(
     chains: &[Vec<u8>],
     rules: &[Vec<u8>],
     flowtables: &[Vec<u8>],
-) -> Decode<(Vec<Chain>, Vec<Flowtable>)> {
+) -> Decode<(Vec<Chain>, Vec<Flowtable>, ChainUses)> {
     let mut ruleset = Ruleset { own, ..Ruleset::default() };
     chains.iter().try_for_each(|body| ruleset.add_chain(body))?;
     rules.iter().try_for_each(|body| ruleset.add_rule(body))?;
-    Ok((ruleset.chains, flowtables.iter().map(|body| read_flowtable(body)).collect::<Decode<_>>()?))
+    let flowtables = flowtables.iter().map(|body| read_flowtable(body)).collect::<Decode<_>>()?;
+    Ok((ruleset.chains, flowtables, ruleset.uses))
+}
+
+/// What the rules of each chain have to do with marks, by the family's number, the table and the chain.
+type ChainUses = BTreeMap<(u8, String, String), Uses>;
+
+/// The marks that chains compare and write, those of their sets and maps included.
+fn marks_of(socket: &mut Socket, uses: &ChainUses) -> Result<Vec<MarkUse>> {
+    let mut all = Vec::new();
+    for ((number, table, chain), uses) in uses {
+        let mut marks = uses.marks.clone();
+        for (names, of_keys) in [(&uses.keys, true), (&uses.values, false)] {
+            for name in names {
+                let question = Attrs::after(&nfgenmsg(*number, 0))
+                    .string(NFTA_SET_ELEM_LIST_TABLE, table)
+                    .string(NFTA_SET_ELEM_LIST_SET, name);
+                let messages = socket.dump(WHAT, message_type(NFT_MSG_GETSETELEM), &question, |body| {
+                    read_elements(body).map(Some).map_err(|malformed| malformed.during(WHAT))
+                })?;
+                let numbers = messages.into_iter().flatten().map(|(key, value)| if of_keys { key } else { value });
+                marks.extend(numbers.map(|number| number.map_or(Marks::Unknown, Marks::Whole)));
+            }
+        }
+        let who = format!("nftables chain {} {table}/{chain}", family(*number).name());
+        all.extend(marks.into_iter().map(|what| MarkUse { who: who.clone(), what }));
+    }
+    Ok(all)
 }
 
 /// Everything of a kind, of every family.
@@ -106,6 +138,7 @@ struct Ruleset {
     own: bool,
     chains: Vec<Chain>,
     places: HashMap<(ChainFamily, String, String), usize>,
+    uses: ChainUses,
 }
 
 impl Ruleset {
@@ -132,8 +165,15 @@ impl Ruleset {
         if self.own && has_own_name(family, &table) {
             return Ok(());
         }
+        let key = (body.first().copied().unwrap_or(0), table.clone(), chain.clone());
         let place = self.places.get(&(family, table, chain)).ok_or(Malformed("rule: its chain is not there"))?;
-        for element in found.nested(NFTA_RULE_EXPRESSIONS)?.all() {
+        let expressions = found.nested(NFTA_RULE_EXPRESSIONS)?;
+        let mut uses = self.uses.remove(&key).unwrap_or_default();
+        read_rule(&expressions, &mut uses)?;
+        if uses != Uses::default() {
+            self.uses.insert(key, uses);
+        }
+        for element in expressions.all() {
             self.chains[*place].expressions.push(read_expression(element.value)?);
         }
         Ok(())
@@ -261,7 +301,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn never_panics(chains: Vec<Vec<u8>>, rules: Vec<Vec<u8>>, flowtables: Vec<Vec<u8>>) {
-            if let Ok((chains, _)) = read_all(true, &chains, &rules, &flowtables) {
+            if let Ok((chains, _, _)) = read_all(true, &chains, &rules, &flowtables) {
                 proptest::prop_assert!(chains.len() <= 100);
             }
         }
@@ -280,7 +320,7 @@ mod tests {
                 .string(NFTA_FLOWTABLE_NAME, "f")
                 .nested(NFTA_FLOWTABLE_HOOK, hook);
             let [chain, rule, flowtable] = [chain, rule, flowtable].map(|attributes| message(NFPROTO_INET, attributes));
-            if let Ok((chains, flowtables)) = read_all(true, &[chain], &[rule], &[flowtable]) {
+            if let Ok((chains, flowtables, _)) = read_all(true, &[chain], &[rule], &[flowtable]) {
                 proptest::prop_assert_eq!((chains.len(), flowtables.len()), (1, 1));
             }
         }

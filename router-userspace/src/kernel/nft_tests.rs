@@ -1,14 +1,24 @@
 use super::*;
 use crate::kernel::guard_testing::{self as testing, Packet, Tun, nft};
+use crate::model::{Family, MarkSelectors, Ports};
+use ipnet::IpNet;
 use serde_json::Value;
 
+/// As a process does that knows nothing of what is installed.
+fn set_marks(marks: &[MarkRule], digest: u64) -> Result<()> {
+    set_mark_chain(marks, digest, &mut Installed::default())
+}
+
 fn mark(family: Family, statement: u32, selectors: MarkSelectors, value: u32, mask: u32) -> MarkRule {
-    MarkRule { family, statement, selectors, value, mask }
+    MarkRule { family, statement, selectors, value, mask, membership: false }
 }
 
 fn net(text: &str) -> Option<IpNet> {
     Some(text.parse().expect("a prefix"))
 }
+
+#[path = "nft_tests/members.rs"]
+mod members;
 
 /// Sends each packet into `tun0` and says with which mark it came out of the chain `marks`.
 fn marks_of(tun: &mut Tun, before: u32, packets: &[Packet]) -> Vec<u32> {
@@ -20,19 +30,28 @@ fn marks_of(tun: &mut Tun, before: u32, packets: &[Packet]) -> Vec<u32> {
     nft("add rule inet seen after iifname tun0 ip daddr 224.0.0.0/4 accept");
     nft("add rule inet seen after iifname tun0 ip6 daddr ff00::/8 accept");
     nft("add rule inet seen after add @marks { meta mark }");
-    let found = packets
-        .iter()
-        .map(|packet| {
-            nft("flush set inet seen marks");
-            tun.send(packet);
-            let seen: Value = serde_json::from_str(&nft("-j list set inet seen marks")).expect("JSON");
-            let elements = seen["nftables"][1]["set"]["elem"].as_array().cloned().unwrap_or_default();
-            assert_eq!(elements.len(), 1, "one packet, one mark: {packet:?} {seen}");
-            u32::try_from(elements[0].as_u64().expect("a mark")).expect("32 bits")
-        })
-        .collect();
+    let found = packets.iter().map(|packet| seen(tun, packet)).collect();
     nft("delete table inet seen");
     found
+}
+
+/// Sends a packet, and the one mark that the set `marks` of the table `seen` notes of it.
+fn seen(tun: &mut Tun, packet: &Packet) -> u32 {
+    nft("flush set inet seen marks");
+    tun.send(packet);
+    let seen: Value = serde_json::from_str(&nft("-j list set inet seen marks")).expect("JSON");
+    let elements = seen["nftables"][1]["set"]["elem"].as_array().cloned().unwrap_or_default();
+    assert_eq!(elements.len(), 1, "one packet, one mark: {packet:?} {seen}");
+    u32::try_from(elements[0].as_u64().expect("a mark")).expect("32 bits")
+}
+
+/// What nft prints it takes again.
+fn takes_again(whole: &str) {
+    nft("flush ruleset");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), whole).expect("write");
+    nft(&format!("-f {}", file.path().display()));
+    assert_eq!(nft("list ruleset"), whole);
 }
 
 #[test]
@@ -112,7 +131,7 @@ fn every_selector_is_seen_on_real_packets() {
         for (name, a, b, miss) in cases {
             for (family, selectors, packet) in [(Family::Ipv4, a, v4.clone()), (Family::Ipv6, b, v6.clone())] {
                 let rule = mark(family, 0, selectors, 0x20, 0xff);
-                set_mark_chain(&[rule], 7).expect("set");
+                set_marks(&[rule], 7).expect("set");
                 let packet = Packet { dscp: 46, ..packet };
                 let mut other = packet.clone();
                 miss(&mut other);
@@ -126,7 +145,7 @@ fn every_selector_is_seen_on_real_packets() {
         let shorter = MarkSelectors { iif: Some("tun".into()), ..MarkSelectors::default() };
         let masked = MarkSelectors { fwmark: Some((0x40, 0xff)), ..MarkSelectors::default() };
         for selectors in [longer, shorter, masked] {
-            set_mark_chain(&[mark(Family::Ipv4, 0, selectors.clone(), 0x20, 0xff)], 7).expect("set");
+            set_marks(&[mark(Family::Ipv4, 0, selectors.clone(), 0x20, 0xff)], 7).expect("set");
             assert_eq!(marks_of(&mut tun, 0x47, std::slice::from_ref(&v4)), [0x47], "{selectors:?}");
         }
     });
@@ -140,7 +159,7 @@ fn ports_are_those_that_the_kernels_rules_see() {
     let icmp = mark(Family::Ipv4, 1, MarkSelectors { ipproto: Some(1), dport, ..MarkSelectors::default() }, 2, 2);
     testing::in_namespace(move || {
         let mut tun = Tun::open("tun0");
-        set_mark_chain(&[any, icmp], 7).expect("set");
+        set_marks(&[any, icmp], 7).expect("set");
         assert_eq!(mark_chain().expect("read"), Some(7));
         for (protocol, expected) in [(6, 1), (17, 1), (33, 1), (50, 1), (132, 1), (136, 1), (1, 0), (47, 0), (51, 0)] {
             let packet = Packet { protocol, ..Packet::default() };
@@ -154,7 +173,7 @@ fn ports_are_those_that_the_kernels_rules_see() {
             1,
             1,
         );
-        set_mark_chain(&[ah], 7).expect("set");
+        set_marks(&[ah], 7).expect("set");
         assert_eq!(marks_of(&mut tun, 0, &[Packet { protocol: 51, ..Packet::default() }]), [1]);
     });
 }
@@ -170,7 +189,7 @@ fn statements_go_on_and_alternatives_do_not() {
     ];
     testing::in_namespace(move || {
         let mut tun = Tun::open("tun0");
-        set_mark_chain(&marks, 7).expect("set");
+        set_marks(&marks, 7).expect("set");
         let udp = Packet::default();
         let tcp = Packet { protocol: 6, ..Packet::default() };
         let v6 =
@@ -190,10 +209,10 @@ fn nft_lists_it_as_meant() {
         sport: Some(Ports::Range { start: 1024, end: 65535 }),
         dport: Some(Ports::Range { start: 443, end: 443 }),
         dscp: Some((46, 0x3f)),
-        flowlabel: None,
+        ..MarkSelectors::default()
     };
     testing::in_namespace(move || {
-        set_mark_chain(&[mark(Family::Ipv4, 2, selectors, 0x20, 0xff)], 7).expect("set");
+        set_marks(&[mark(Family::Ipv4, 2, selectors, 0x20, 0xff)], 7).expect("set");
         let listed: Value = serde_json::from_str(&nft("-j list ruleset")).expect("JSON");
         let objects = listed["nftables"].as_array().expect("a list");
         let of = |kind: &str| objects.iter().filter_map(|object| object.get(kind)).cloned().collect::<Vec<_>>();
@@ -215,12 +234,7 @@ fn nft_lists_it_as_meant() {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        // What nft prints it takes again.
-        nft("flush ruleset");
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), &whole).expect("write");
-        nft(&format!("-f {}", file.path().display()));
-        assert_eq!(nft("list ruleset"), whole);
+        takes_again(&whole);
     });
 }
 
@@ -230,11 +244,11 @@ fn the_digest_tells_whether_it_is_as_it_was_made() {
         [mark(Family::Ipv4, 0, MarkSelectors::default(), 1, 1), mark(Family::Ipv6, 1, MarkSelectors::default(), 1, 1)];
     testing::in_namespace(move || {
         assert_eq!(mark_chain().expect("read"), None);
-        set_mark_chain(&marks, 0x1234_5678_9abc_def0).expect("set");
+        set_marks(&marks, 0x1234_5678_9abc_def0).expect("set");
         assert_eq!(mark_chain().expect("read"), Some(0x1234_5678_9abc_def0));
         // nft reads user data too.
         for digest in [u64::MAX, 0x0001_41ff_0001_41ff, 0x00ff_0000_0000_0000] {
-            set_mark_chain(&marks, digest).expect("set");
+            set_marks(&marks, digest).expect("set");
             assert_eq!(mark_chain().expect("read"), Some(digest));
             assert!(nft("list ruleset").contains("jump mark-1"));
         }
@@ -247,19 +261,19 @@ fn the_digest_tells_whether_it_is_as_it_was_made() {
             "add chain inet wayfork more",
             "add table inet wayfork { flags dormant; }",
         ] {
-            set_mark_chain(&marks, 9).expect("set");
+            set_marks(&marks, 9).expect("set");
             assert_eq!(mark_chain().expect("read"), Some(9));
             nft(tampered);
             assert_eq!(mark_chain().expect("read"), Some(0), "{tampered}");
         }
-        set_mark_chain(&marks[..1], 10).expect("replace");
+        set_marks(&marks[..1], 10).expect("replace");
         assert_eq!(mark_chain().expect("read"), Some(10));
-        set_mark_chain(&[], 0).expect("remove");
+        set_marks(&[], 0).expect("remove");
         assert_eq!(mark_chain().expect("read"), None);
         assert!(nft("list ruleset").contains("table ip foreign"), "another's table stays");
         nft("delete table ip foreign");
         assert_eq!(nft("list ruleset"), "", "nothing is left");
-        set_mark_chain(&[], 0).expect("removing nothing is no error");
+        set_marks(&[], 0).expect("removing nothing is no error");
     });
 }
 
@@ -273,16 +287,16 @@ fn another_programs_table_of_that_name_stays() {
         let theirs = nft("list ruleset");
         assert_eq!(mark_chain().expect("read"), None, "it is not ours");
         assert!(name_is_taken().expect("read"));
-        let error = set_mark_chain(&marks, 7).expect_err("it is in the way");
+        let error = set_marks(&marks, 7).expect_err("it is in the way");
         assert_eq!(error.errno(), libc::EEXIST);
         let said = error.to_string();
         assert!(said.contains("another program's") && said.contains("nft delete table inet wayfork"), "{said}");
-        set_mark_chain(&[], 0).expect("removing nothing is no error");
+        set_marks(&[], 0).expect("removing nothing is no error");
         assert_eq!(nft("list ruleset"), theirs);
         nft("delete table inet wayfork");
-        set_mark_chain(&marks, 7).expect("the name is free again");
+        set_marks(&marks, 7).expect("the name is free again");
         assert!(!name_is_taken().expect("read"), "our own does not take it from us");
-        set_mark_chain(&marks, 8).expect("replace");
+        set_marks(&marks, 8).expect("replace");
         assert_eq!(mark_chain().expect("read"), Some(8));
     });
 }
@@ -303,7 +317,7 @@ fn a_long_list_fits_one_transaction() {
         .collect();
     testing::in_namespace(move || {
         let mut tun = Tun::open("tun0");
-        set_mark_chain(&marks, 5).expect("set");
+        set_marks(&marks, 5).expect("set");
         assert_eq!(mark_chain().expect("read"), Some(5));
         assert_eq!(marks_of(&mut tun, 0, &[Packet { dport: 4000, ..Packet::default() }]), [7]);
     });
@@ -313,10 +327,10 @@ fn a_long_list_fits_one_transaction() {
 fn a_refused_transaction_leaves_the_old_table() {
     let good = [mark(Family::Ipv4, 0, MarkSelectors::default(), 1, 1)];
     testing::in_namespace(move || {
-        set_mark_chain(&good, 5).expect("set");
+        set_marks(&good, 5).expect("set");
         let mut batch = Batch::new("spoil");
         batch.push("the old table", NFT_MSG_DELTABLE, 0, table());
-        batch.push("a chain", NFT_MSG_NEWCHAIN, NLM_F_CREATE, base_chain());
+        batch.push("a chain", NFT_MSG_NEWCHAIN, NLM_F_CREATE, base_chain(&BASES[0]));
         let error = batch.commit(&mut open().expect("open").expect("netfilter")).expect_err("no such table any more");
         assert_eq!(
             error.to_string(),

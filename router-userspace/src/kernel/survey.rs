@@ -1,6 +1,6 @@
 //! Everything that could act on a redirected or marked packet, read at once.
 
-use super::{Event, Monitor, Result, far_ends, hooks, nft_list, tc, xfrm};
+use super::{Event, Monitor, Result, far_ends, hooks, nft_list, tc, wireguard, xfrm};
 use crate::safety::Facts;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_XFRM};
 use std::collections::BTreeMap;
@@ -25,7 +25,8 @@ pub fn survey(programs: ForeignPrograms) -> Facts {
         Facts { doubts: programs.doubts, tcx: programs.tcx, tcx_egress: programs.tcx_egress, ..Facts::default() };
     let mut doubts = Vec::new();
     let rules = or_doubt("nftables", nft_list::ruleset(), &mut doubts);
-    (facts.chains, facts.flowtables) = rules;
+    (facts.chains, facts.flowtables, facts.marks) = rules;
+    facts.marks.extend(or_doubt("the marks of WireGuard devices", wireguard::marks(), &mut doubts));
     facts.hooks = or_doubt("the list of netfilter hooks", hooks::list(), &mut doubts);
     facts.legacy_tables = or_doubt("the tables of the old iptables", hooks::legacy_tables(), &mut doubts);
     facts.other_hooks = or_doubt("signs of netfilter hooks", hooks::other_hooks(), &mut doubts);

@@ -5,7 +5,7 @@ use super::attributes::{Attribute, Attributes, Decode, Malformed};
 use netlink_packet_core::{Emitable, NLA_F_NESTED};
 
 /// Attributes being written, after a fixed header.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Attrs(Vec<u8>);
 
 impl Attrs {

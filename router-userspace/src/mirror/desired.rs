@@ -156,6 +156,14 @@ pub fn desired(policy: &Policy, host: &Host, classes: &MarkClasses) -> Desired {
         ..Desired::default()
     };
     desired.digest = mark_digest(&desired.marks);
+    for wanted in policy.set_uses().iter().filter(|used| !policy.set_bits.contains_key(used)) {
+        desired.conflicts.push(Conflict {
+            wanted: format!("{} @{}", wanted.side.name(), wanted.set),
+            at: policy.rules.first().map(|lowered| lowered.at.clone()).unwrap_or_default(),
+            why: "no bit of the mark was chosen for it".to_owned(),
+            mend: "this is a fault of Wayfork".to_owned(),
+        });
+    }
     want_rules(policy, host, classes, &mut desired);
     want_routes(policy, host, &mut desired);
     desired

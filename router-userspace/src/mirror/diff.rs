@@ -49,6 +49,16 @@ impl Changes {
         self.steps.is_empty()
     }
 
+    /// How many ranges the sets have that are set.
+    pub fn members(&self) -> usize {
+        let marks = self.steps.iter().filter_map(|step| match step {
+            Step::SetMarks { marks, .. } => Some(marks),
+            _ => None,
+        });
+        let of = |mark: &MarkRule| mark.selectors.sets().map(|set| set.members.ranges(mark.family)).sum::<usize>();
+        marks.flatten().map(of).sum()
+    }
+
     /// The marks that are installed now, where the caller knows them: the kernel tells only their digest, and without the
     /// marks a failure later on cannot put them back. Ignored where the digest is another.
     #[must_use]
@@ -120,7 +130,7 @@ pub(super) fn between(
 pub fn mark_digest(marks: &[MarkRule]) -> u64 {
     // FNV-1a, 64 bits, over the form that the fields have in messages; the number in front is that of the chains' form. Another
     // version may find another digest for the same marks: then the table is replaced once.
-    let text = format!("1 {marks:?}");
+    let text = format!("2 {marks:?}");
     let digest = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

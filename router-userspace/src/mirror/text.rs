@@ -1,6 +1,6 @@
 //! Rules and routes in iproute2's words, with the names of this host and of the file.
 
-use crate::model::{FLOWLABEL_MASK, Family, Host, MarkRule, Route, RouteKind, Rule, RuleAction};
+use crate::model::{AddressSet, FLOWLABEL_MASK, Family, Host, MarkRule, Route, RouteKind, Rule, RuleAction};
 use crate::policy::{Policy, PolicyRoute, Via};
 use std::fmt::Write;
 
@@ -108,15 +108,17 @@ impl Words<'_> {
 /// `from 192.168.8.0/24 iif lan ipproto 6 dport 80 set 0x20/0xff`.
 pub(super) fn mark(mark: &MarkRule) -> String {
     let selectors = &mark.selectors;
-    let mut text = match selectors.from {
-        Some(net) => format!("from {net}"),
-        None => "from all".to_owned(),
+    let mut text = match (selectors.from, &selectors.from_set) {
+        (Some(net), _) => format!("from {net}"),
+        (None, Some(set)) => format!("from {}", members(set, mark.family)),
+        (None, None) => "from all".to_owned(),
     };
     let number = |value: u32, mask: u32| {
         if mask == u32::MAX { format!("{value:#x}") } else { format!("{value:#x}/{mask:#x}") }
     };
     let words = [
         ("to", selectors.to.map(|net| net.to_string())),
+        ("to", selectors.to_set.as_ref().map(|set| members(set, mark.family))),
         ("fwmark", selectors.fwmark.map(|(value, mask)| number(value, mask))),
         ("iif", selectors.iif.clone()),
         ("ipproto", selectors.ipproto.map(|number| number.to_string())),
@@ -134,13 +136,23 @@ pub(super) fn mark(mark: &MarkRule) -> String {
                 .flowlabel
                 .map(|(label, mask)| if mask == FLOWLABEL_MASK { format!("{label:#x}") } else { number(label, mask) }),
         ),
-        ("set", Some(number(mark.value, mark.mask))),
+        ("set", (mark.mask != 0).then(|| number(mark.value, mark.mask))),
+        ("", (mark.mask == 0).then(|| "left as it is".to_owned())),
     ];
     for (word, value) in words {
         if let Some(value) = value {
             // Writing to a String cannot fail.
-            write!(text, " {word} {value}").unwrap_or_default();
+            let gap = if word.is_empty() { "" } else { " " };
+            write!(text, "{gap}{word} {value}").unwrap_or_default();
         }
     }
     text
+}
+
+/// `@streaming (12 ranges)`.
+fn members(set: &AddressSet, family: Family) -> String {
+    match set.members.ranges(family) {
+        1 => format!("{set} (1 range)"),
+        ranges => format!("{set} ({ranges} ranges)"),
+    }
 }

@@ -1,6 +1,6 @@
 //! Rules of the RPDB, and the rewriting of marks that goes before them.
 
-use super::Family;
+use super::{AddressSet, Family};
 use ipnet::IpNet;
 use std::fmt;
 
@@ -344,6 +344,10 @@ pub struct MarkSelectors {
     pub dscp: Option<(u8, u8)>,
     /// IPv6 flow label and mask, 20 bits each.
     pub flowlabel: Option<(u32, u32)>,
+    /// A set that holds the source.
+    pub from_set: Option<AddressSet>,
+    /// A set that holds the destination.
+    pub to_set: Option<AddressSet>,
 }
 
 /// One alternative of a `[[mark]]`: `mark & !mask | value` where everything matches. Applied in order, each to what the one before left.
@@ -359,6 +363,16 @@ pub struct MarkRule {
     pub selectors: MarkSelectors,
     /// The bits to set, within `mask`.
     pub value: u32,
-    /// The bits to replace.
+    /// The bits to replace; 0 leaves the mark as it is and keeps the later alternatives of the statement from it.
     pub mask: u32,
+    /// It is applied last before every routing decision, that of packets made on this host too: a bit that says that an address
+    /// is in a set. A `[[mark]]` is applied to what comes in, ahead of destination NAT.
+    pub membership: bool,
+}
+
+impl MarkSelectors {
+    /// The sets that it looks at.
+    pub fn sets(&self) -> impl Iterator<Item = &AddressSet> {
+        self.from_set.iter().chain(&self.to_set)
+    }
 }

@@ -66,6 +66,15 @@ impl<'a> Findings<'a> {
         }
     }
 
+    /// What is wrong in another file that the policy names.
+    pub fn error_elsewhere(&mut self, diagnostic: Diagnostic) {
+        if self.errors.len() < KEPT {
+            self.errors.push(diagnostic);
+        } else {
+            self.dropped_errors += diagnostic.unlisted.max(1);
+        }
+    }
+
     /// Whether errors are only counted by now, so that nobody needs to find out how to mend them.
     pub fn is_full(&self) -> bool {
         self.errors.len() >= KEPT
@@ -76,12 +85,18 @@ impl<'a> Findings<'a> {
         result.map_err(|wrong| self.error(span.clone(), wrong.message, wrong.help)).ok()
     }
 
-    /// Brings everything into the file's order and says how much was left out.
+    /// Brings everything into the file's order, what is wrong in other files behind it, and says how much was left out.
     pub fn finish(&mut self) {
         for (list, dropped, what) in
             [(&mut self.errors, self.dropped_errors, "errors"), (&mut self.warnings, self.dropped_warnings, "warnings")]
         {
-            list.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| span.start));
+            let own = self.text.name.clone();
+            let place = |diagnostic: &Diagnostic| match diagnostic.file == *own {
+                true => (None, diagnostic.span.as_ref().map(|span| span.start)),
+                false if diagnostic.unlisted > 0 => (Some(diagnostic.file.clone()), Some(usize::MAX)),
+                false => (Some(diagnostic.file.clone()), diagnostic.line),
+            };
+            list.sort_by_cached_key(place);
             // What goes wrong in both families is said once.
             list.dedup();
             if dropped > 0 {

@@ -17,6 +17,8 @@ pub struct Source {
     pub text: Arc<str>,
     /// The byte offset of each line's first byte.
     lines: Arc<[usize]>,
+    /// How many lines of the file come before the text, which is only a part of it then.
+    before: usize,
     /// The number of characters before each block of [`BLOCK`] bytes, so that a place in a very long line costs no walk through it.
     characters: Arc<[usize]>,
 }
@@ -43,6 +45,9 @@ pub struct Diagnostic {
     /// How many more it stands for that are not listed; 0 where it is one itself.
     #[serde(skip)]
     pub unlisted: usize,
+    /// The part of another file than the policy's that `span` points into.
+    #[serde(skip)]
+    pub excerpt: Option<Source>,
 }
 
 /// How many errors or warnings a list tells of, those that it does not list included.
@@ -74,7 +79,12 @@ impl Source {
             before
         });
         let characters = blocks.collect();
-        Source { name: name.into(), text, lines, characters }
+        Source { name: name.into(), text, lines, before: 0, characters }
+    }
+
+    /// A part of a file that begins after so many of its lines.
+    pub fn excerpt(name: Arc<str>, text: &str, before: usize) -> Self {
+        Source { before, ..Source::new(name, text) }
     }
 
     /// Line and column, both from 1, of a byte offset; the column counts characters. An offset past the end is the end.
@@ -85,7 +95,7 @@ impl Source {
         }
         let line = self.lines.partition_point(|start| *start <= offset).max(1);
         let start = self.lines.get(line - 1).copied().unwrap_or(0);
-        (line, self.characters_before(offset) - self.characters_before(start) + 1)
+        (self.before + line, self.characters_before(offset) - self.characters_before(start) + 1)
     }
 
     /// Characters that start before a byte offset.
@@ -117,6 +127,7 @@ impl Source {
             help: help.into(),
             span: Some(span),
             unlisted: 0,
+            excerpt: None,
         }
     }
 
@@ -130,9 +141,18 @@ impl Source {
             help: help.into(),
             span: None,
             unlisted: 0,
+            excerpt: None,
         }
     }
 }
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, &self.text, self.before) == (&other.name, &other.text, other.before)
+    }
+}
+
+impl Eq for Source {}
 
 /// Whether a byte of UTF-8 is the first of its character.
 fn starts_character(byte: u8) -> bool {

@@ -5,19 +5,19 @@ use super::diagnostic::{Diagnostic, Rejected, Source, Span};
 use super::names::{STANDARD, TableNames, Tables, table_number};
 use super::values::{choice, mark};
 use super::{Bypass, Counts, FastPathCap, Loaded, Mode, Policy, RouterSettings, Table};
-use super::{marks, reach, routes, rules, syntax};
+use super::{marks, reach, routes, rules, sets, syntax};
 use crate::model::{TABLE_LOCAL, TABLE_MAIN};
 use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-const SECTIONS: [&str; 5] = ["router", "tables", "route", "mark", "rule"];
+const SECTIONS: [&str; 6] = ["router", "tables", "sets", "route", "mark", "rule"];
 
 /// Parses and validates a text.
-pub(super) fn parse(text: Source, names: &TableNames) -> Result<Loaded, Rejected> {
+pub(super) fn parse(text: Source, names: &TableNames, files: &sets::ReadFile<'_>) -> Result<Loaded, Rejected> {
     let ((policy, counts), errors, warnings) = {
         let mut findings = Findings::new(&text);
-        let policy = read(&mut findings, &text, names);
+        let policy = read(&mut findings, &text, names, files);
         findings.finish();
         (policy, findings.errors, findings.warnings)
     };
@@ -28,7 +28,12 @@ pub(super) fn parse(text: Source, names: &TableNames) -> Result<Loaded, Rejected
     }
 }
 
-fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames) -> (Policy, Counts) {
+fn read(
+    findings: &mut Findings<'_>,
+    text: &Source,
+    names: &TableNames,
+    files: &sets::ReadFile<'_>,
+) -> (Policy, Counts) {
     let (root, syntax) = syntax::parse(text);
     let root = root.get_ref();
     let sections: BTreeMap<&str, (Span, &Spanned<DeValue<'_>>)> =
@@ -38,7 +43,7 @@ fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames) -> (Poli
         if !SECTIONS.contains(key) {
             let help = match nearest(key, &SECTIONS) {
                 Some(name) => format!("did you mean {}?", header(name)),
-                None => "a policy has [router], [tables], [[route]], [[mark]] and [[rule]]".to_owned(),
+                None => "a policy has [router], [tables], [sets], [[route]], [[mark]] and [[rule]]".to_owned(),
             };
             findings.error(span.clone(), format!("a policy has no section {}", quote(key)), help);
         }
@@ -53,25 +58,33 @@ fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames) -> (Poli
         read_tables(findings, table, &mut tables.own);
     }
     tables.incomplete = !syntax.is_empty();
+    let mut sets = match single(findings, &sections, "sets") {
+        Some((_, table)) => sets::read(findings, table, files),
+        None => sets::Sets::default(),
+    };
+    sets.incomplete = tables.incomplete;
 
     let route_sections = list(findings, &sections, "route");
     let routes = routes::read(findings, &tables, &route_sections);
     let mark_sections = list(findings, &sections, "mark");
-    let marks = marks::read(findings, &mark_sections);
+    let marks = marks::read(findings, &sets, &mark_sections);
     let rule_sections = list(findings, &sections, "rule");
-    let statements = rules::read(findings, &tables, &rule_sections);
+    let statements = rules::read(findings, &tables, &sets, &rule_sections);
     rules::check_together(findings, &statements);
+    rules::check_whole_marks(findings, &statements);
     if let Some((bits, span)) = &router.mark_bits {
         check_mark_bits(findings, (*bits, span), &marks, &statements);
     }
     let mark_bits = router.mark_bits.map(|(bits, _)| bits);
-    let lowered = rules::lower(findings, &statements);
+    let lowered = rules::lower(findings, &sets, &statements);
     let policy = Policy {
         file: text.name.to_string(),
         router: RouterSettings { mark_bits, ..router.settings },
         tables: tables.own,
         routes,
-        marks: marks::expand(findings, &marks),
+        marks: marks::expand(findings, &sets, &marks),
+        sets: sets.finish(findings),
+        set_bits: BTreeMap::new(),
         rules: lowered.iter().map(|(rule, _)| rule.clone()).collect(),
     };
     // Whether a rule can be reached is a question to a whole list.
@@ -84,7 +97,7 @@ fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames) -> (Poli
 
 /// `[router]` or `[[rule]]`: a section as it is written.
 fn header(name: &str) -> String {
-    if matches!(name, "router" | "tables") { format!("[{name}]") } else { format!("[[{name}]]") }
+    if matches!(name, "router" | "tables" | "sets") { format!("[{name}]") } else { format!("[[{name}]]") }
 }
 
 /// A section that is there once.

@@ -1,25 +1,35 @@
 //! From a file, or standard input, to a policy.
 
+use super::cursor::{Wrong, quote};
 use super::document::{self, unreadable};
 use super::selectors::MOST;
 use super::{Loaded, Rejected, Source, TableNames};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The largest file that is read, in bytes. A policy of 100,000 rules has about half of it; reading costs up to some 60 times
 /// as much memory.
 pub const LARGEST: u64 = 16 << 20;
 
-/// Parses and validates a text. `name` is what messages and `at` call it. The names of tables are the text's own, the
+/// The largest file of a set that is read, in bytes: a million IPv6 prefixes with a remark each.
+pub const LARGEST_SET: u64 = 64 << 20;
+
+/// Parses and validates a text whose sets' files are named from the working directory. `name` is what messages and `at` call it. The names of tables are the text's own, the
 /// standard ones and those given: none for an answer that is the same on every host, [`TableNames::of_host`] for this host.
 pub fn parse(name: &str, text: &str, names: &TableNames) -> Result<Loaded, Rejected> {
+    parse_in(Path::new(""), name, text, names)
+}
+
+/// The same for a text whose sets' files are named from `folder`.
+pub fn parse_in(folder: &Path, name: &str, text: &str, names: &TableNames) -> Result<Loaded, Rejected> {
     if tables_in(text) > MOST {
         return Err(unreadable(name, |text| {
             text.of_file(format!("the file has more than {MOST} sections"), "use lists of values and wider prefixes")
         }));
     }
-    document::parse(Source::new(name, text), names)
+    document::parse(Source::new(name, text), names, &|path| read_set(&folder.join(path)))
 }
 
 /// About how many tables a text has: headers and braces. Each costs the parser a kilobyte, however short it is written.
@@ -35,31 +45,66 @@ fn tables_in(text: &str) -> usize {
 /// Reads, parses and validates a file; `-` is standard input. Messages and `at` call it by the path.
 pub fn load(path: &Path, names: &TableNames) -> Result<Loaded, Rejected> {
     if path == Path::new("-") {
-        return read_all("standard input", read(std::io::stdin().lock()), names);
+        return read_all(Path::new(""), "standard input", read(std::io::stdin().lock(), LARGEST), names);
     }
     load_file(&path.display().to_string(), path, names)
 }
 
 /// Reads, parses and validates a file, never standard input. `name` is what messages and `at` call it.
 pub fn load_file(name: &str, path: &Path, names: &TableNames) -> Result<Loaded, Rejected> {
-    read_all(name, File::open(path).and_then(read), names)
+    let folder = path.parent().unwrap_or(Path::new(""));
+    read_all(folder, name, File::open(path).and_then(|file| read(file, LARGEST)), names)
 }
 
-fn read_all(name: &str, bytes: std::io::Result<Vec<u8>>, names: &TableNames) -> Result<Loaded, Rejected> {
+/// The file of a set, by the name that messages have for it. What is no plain file is not opened: it may never end, or never begin.
+fn read_set(path: &Path) -> Result<(String, Vec<u8>), Wrong> {
+    let name = path.display().to_string();
+    let failed = |error: std::io::Error| {
+        let help = if error.kind() == std::io::ErrorKind::NotFound { "check the path" } else { mend(&error) };
+        Wrong::new(format!("cannot read {}: {}", quote(&name), describe(&error)), help)
+    };
+    let kind = std::fs::metadata(path).map_err(failed)?;
+    if kind.is_dir() {
+        return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let no_file = || Wrong::new(format!("{} is no plain file", quote(&name)), "give a file with a prefix a line");
+    if !kind.is_file() {
+        return Err(no_file());
+    }
+    // It may have become something else by now.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(no_file());
+    }
+    let bytes = read(file, LARGEST_SET).map_err(failed)?;
+    if bytes.len() as u64 > LARGEST_SET {
+        let message =
+            format!("{} is larger than {} MiB, the most that is read of a set", quote(&name), LARGEST_SET >> 20);
+        return Err(Wrong::new(message, "use wider prefixes; is it the right file?"));
+    }
+    Ok((name, bytes))
+}
+
+fn read_all(
+    folder: &Path,
+    name: &str,
+    bytes: std::io::Result<Vec<u8>>,
+    names: &TableNames,
+) -> Result<Loaded, Rejected> {
     let bytes = bytes.map_err(|error| {
         unreadable(name, |text| text.of_file(format!("cannot read it: {}", describe(&error)), mend(&error)))
     })?;
-    parse_bytes(name, bytes, names)
+    parse_bytes(folder, name, bytes, names)
 }
 
 /// All of it, or one byte more than is allowed: enough to know.
-fn read(input: impl Read) -> std::io::Result<Vec<u8>> {
+fn read(input: impl Read, largest: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    input.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    input.take(largest + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-fn parse_bytes(name: &str, bytes: Vec<u8>, names: &TableNames) -> Result<Loaded, Rejected> {
+fn parse_bytes(folder: &Path, name: &str, bytes: Vec<u8>, names: &TableNames) -> Result<Loaded, Rejected> {
     if bytes.len() as u64 > LARGEST {
         return Err(unreadable(name, |text| {
             let message = format!("the file is larger than {} MiB, the most that is read", LARGEST >> 20);
@@ -70,7 +115,7 @@ fn parse_bytes(name: &str, bytes: Vec<u8>, names: &TableNames) -> Result<Loaded,
         }));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => parse(name, &text, names),
+        Ok(text) => parse_in(folder, name, &text, names),
         Err(error) => Err(not_text(name, &error)),
     }
 }

@@ -4,6 +4,7 @@ use super::PolicyMark;
 use super::cursor::{Findings, Section};
 use super::diagnostic::Span;
 use super::selectors::{MOST, combinations, combine, compared_mark, families, nets_of, only_ipv6, values};
+use super::sets::{Sets, check_empty};
 use super::values::{Net, WITH_PORTS, dscp, family, flowlabel, interface, ipproto, ipproto_name, mark, net, ports};
 use crate::model::{Family, MarkRule, MarkSelectors, Ports};
 use toml::de::DeTable;
@@ -28,15 +29,19 @@ pub(super) struct Statement {
     pub set: Option<(u32, u32, Span)>,
 }
 
-pub(super) fn read<'d>(findings: &mut Findings<'_>, sections: &[(Span, &'d DeTable<'d>)]) -> Vec<Statement> {
-    sections.iter().map(|(span, table)| read_one(findings, span.clone(), table)).collect()
+pub(super) fn read<'d>(
+    findings: &mut Findings<'_>,
+    sets: &Sets,
+    sections: &[(Span, &'d DeTable<'d>)],
+) -> Vec<Statement> {
+    sections.iter().map(|(span, table)| read_one(findings, sets, span.clone(), table)).collect()
 }
 
-fn read_one<'d>(findings: &mut Findings<'_>, span: Span, table: &'d DeTable<'d>) -> Statement {
+fn read_one<'d>(findings: &mut Findings<'_>, sets: &Sets, span: Span, table: &'d DeTable<'d>) -> Statement {
     let section = Section::open(findings, "[[mark]]", span.clone(), table, &KEYS);
     let said = section.get("family").and_then(|field| field.one(findings)).and_then(|item| family(findings, &item));
-    let from = values(findings, &section, "from", net);
-    let to = values(findings, &section, "to", net);
+    let mut nets = |key| values(findings, &section, key, |findings, item| net(findings, item, sets));
+    let (from, to) = (nets("from"), nets("to"));
     let flowlabel = values(findings, &section, "flowlabel", flowlabel);
     let mut families = families(findings, said, &from, &to);
     only_ipv6(findings, &flowlabel, &mut families);
@@ -56,6 +61,8 @@ fn read_one<'d>(findings: &mut Findings<'_>, span: Span, table: &'d DeTable<'d>)
         span,
     };
     check_ports(findings, &statement);
+    check_empty(findings, &statement.from, false);
+    check_empty(findings, &statement.to, false);
     statement
 }
 
@@ -97,7 +104,7 @@ fn check_ports(findings: &mut Findings<'_>, statement: &Statement) {
 }
 
 /// The alternatives of all statements, in order.
-pub(super) fn expand(findings: &mut Findings<'_>, statements: &[Statement]) -> Vec<PolicyMark> {
+pub(super) fn expand(findings: &mut Findings<'_>, sets: &Sets, statements: &[Statement]) -> Vec<PolicyMark> {
     let mut all = Vec::new();
     for (index, statement) in statements.iter().enumerate() {
         let Some((value, mask, _)) = statement.set else { continue };
@@ -120,8 +127,9 @@ pub(super) fn expand(findings: &mut Findings<'_>, statements: &[Statement]) -> V
         }
         let at = findings.text.at(statement.span.start);
         for family in &statement.families {
-            for selectors in alternatives(statement, *family) {
-                let rule = MarkRule { family: *family, statement: index as u32, selectors, value, mask };
+            for selectors in alternatives(statement, sets, *family) {
+                let (family, statement) = (*family, index as u32);
+                let rule = MarkRule { family, statement, selectors, value, mask, membership: false };
                 all.push(PolicyMark { rule, at: at.clone() });
             }
         }
@@ -129,12 +137,15 @@ pub(super) fn expand(findings: &mut Findings<'_>, statements: &[Statement]) -> V
     all
 }
 
-fn alternatives(statement: &Statement, family: Family) -> Vec<MarkSelectors> {
+fn alternatives(statement: &Statement, sets: &Sets, family: Family) -> Vec<MarkSelectors> {
+    let set = |index: Option<usize>| index.and_then(|index| sets.get(index));
     let all = vec![MarkSelectors::default()];
     let all = combine(all, &statement.iif, |one, (name, _)| one.iif = Some(name.clone()));
     let all = combine(all, &statement.fwmark, |one, (value, mask, _)| one.fwmark = Some((*value, *mask)));
-    let all = combine(all, &nets_of(&statement.from, family), |one, net| one.from = *net);
-    let all = combine(all, &nets_of(&statement.to, family), |one, net| one.to = *net);
+    let all = combine(all, &nets_of(&statement.from, family), |one, from| {
+        (one.from, one.from_set) = (from.net, set(from.set))
+    });
+    let all = combine(all, &nets_of(&statement.to, family), |one, to| (one.to, one.to_set) = (to.net, set(to.set)));
     let all = combine(all, &statement.ipproto, |one, (number, _)| one.ipproto = Some(*number));
     let all = combine(all, &statement.sport, |one, (range, _)| one.sport = Some(*range));
     let all = combine(all, &statement.dport, |one, (range, _)| one.dport = Some(*range));

@@ -12,18 +12,20 @@ mod reach;
 mod routes;
 mod rules;
 mod selectors;
+mod sets;
 mod syntax;
 mod values;
 
 pub use diagnostic::{Diagnostic, Rejected, Source, Span, count};
-pub use load::{LARGEST, load, load_file, parse};
+pub use load::{LARGEST, LARGEST_SET, load, load_file, parse, parse_in};
 pub use names::TableNames;
 pub use values::{ipproto_name, ipproto_number};
 
-use crate::model::{Family, MarkRule, RouteKind, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::model::{Family, MarkRule, PrefixSet, RouteKind, Rule, Side, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A validated policy. The default one is that of `wayfork run` without a file: no routes, no marks, no rules of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +36,11 @@ pub struct Policy {
     pub router: RouterSettings,
     /// `[tables]`, by name. The standard names and the host's are not in it.
     pub tables: BTreeMap<String, Table>,
+    /// `[sets]`, in the file's order.
+    pub sets: Vec<Set>,
+    /// The bit of the mark that stands for each use of a set by a rule, once they are chosen ([`Policy::with_set_bits`]): `marks`
+    /// sets it then, and the rules look for it.
+    pub set_bits: BTreeMap<SetUse, u32>,
     /// `[[route]]`, in the file's order; one that names both families is two.
     pub routes: Vec<PolicyRoute>,
     /// `[[mark]]`, in the file's order, expanded to alternatives.
@@ -106,6 +113,28 @@ pub struct Table {
     pub at: String,
 }
 
+/// A set of `[sets]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Its name, without `@`.
+    pub name: Arc<str>,
+    /// The addresses in it.
+    pub members: Arc<PrefixSet>,
+    /// How many prefixes and addresses the file or the list has.
+    pub count: usize,
+    /// Where the policy file says so: `policy.toml:12`.
+    pub at: String,
+}
+
+/// A set in a selector of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SetUse {
+    /// The address that is looked for in it.
+    pub side: Side,
+    /// Its name, without `@`.
+    pub set: Arc<str>,
+}
+
 /// The gateway of a route in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Via {
@@ -169,6 +198,11 @@ pub struct PolicyMark {
 pub struct LoweredRule {
     /// The rule, owned by [`crate::model::OWN_PROTOCOL`].
     pub rule: Rule,
+    /// The set that holds the source: besides its other selectors the rule looks for the set's bit of the mark, in
+    /// [`Policy::with_set_bits`].
+    pub from_set: Option<Arc<str>>,
+    /// The set that holds the destination.
+    pub to_set: Option<Arc<str>>,
     /// The name in the file.
     pub name: Option<String>,
     /// Where the file says so: `policy.toml:12`.

@@ -6,6 +6,7 @@ use super::rules::Statement;
 use super::{LoweredRule, Policy};
 use crate::model::{Family, Ports, RouteKind, Rule, RuleAction, Selectors};
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// How many kinds of ending rules are told apart; a file with more has some of its unreachable rules unnoticed.
@@ -24,9 +25,9 @@ pub(super) fn warn(
             // The landing that Wayfork adds behind a `not` with a list is no rule of the file.
             statements[index].priority.as_ref().is_some_and(|(priority, _)| *priority == rule.priority)
         };
-        let rules: Vec<(&Rule, usize)> = lowered
+        let rules: Vec<(Cow<'_, Rule>, usize)> = lowered
             .iter()
-            .map(|(lowered, index)| (&lowered.rule, *index))
+            .map(|(lowered, index)| (with_sets(lowered), *index))
             .filter(|(rule, index)| rule.family == family && own(rule, *index))
             .collect();
         for (index, found) in walk(policy, family, &rules) {
@@ -66,6 +67,18 @@ pub(super) fn warn(
     }
 }
 
+/// The rule with its sets among its selectors, as what nothing is known about.
+fn with_sets(lowered: &LoweredRule) -> Cow<'_, Rule> {
+    if lowered.from_set.is_none() && lowered.to_set.is_none() {
+        return Cow::Borrowed(&lowered.rule);
+    }
+    let mut rule = lowered.rule.clone();
+    for (side, set) in [("from", &lowered.from_set), ("to", &lowered.to_set)] {
+        rule.selectors.unknown.extend(set.iter().map(|set| format!("{side} @{set}")));
+    }
+    Cow::Owned(rule)
+}
+
 /// What is found of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
@@ -88,7 +101,7 @@ struct Ender {
 }
 
 /// Judges every rule of one family, each with the index of its statement.
-fn walk(policy: &Policy, family: Family, rules: &[(&Rule, usize)]) -> Vec<(usize, Found)> {
+fn walk(policy: &Policy, family: Family, rules: &[(Cow<'_, Rule>, usize)]) -> Vec<(usize, Found)> {
     let ending = ending_tables(policy, family);
     // Targets that certainly exist. That Wayfork's own landings are left out here only leaves a warning out.
     let priorities: HashSet<u32> = rules.iter().map(|(rule, _)| rule.priority).collect();
@@ -114,7 +127,7 @@ fn walk(policy: &Policy, family: Family, rules: &[(&Rule, usize)]) -> Vec<(usize
             let covers = ender.until.is_none_or(|until| rule.priority < until) && ender.statement != *statement;
             (covers && !jumped(ender)).then_some(ender.statement)
         });
-        let twin = first.get(&Rule { priority: 0, ..(*rule).clone() }).filter(|twin| **twin != *statement);
+        let twin = first.get(&Rule { priority: 0, ..rule.as_ref().clone() }).filter(|twin| **twin != *statement);
         // Each `nop` is a landing of its own.
         let twin = twin.filter(|_| rule.action != RuleAction::Nop);
         found.push((
@@ -125,7 +138,7 @@ fn walk(policy: &Policy, family: Family, rules: &[(&Rule, usize)]) -> Vec<(usize
                 (None, None) => Found::Live,
             },
         ));
-        first.entry(Rule { priority: 0, ..(*rule).clone() }).or_insert(*statement);
+        first.entry(Rule { priority: 0, ..rule.as_ref().clone() }).or_insert(*statement);
         let until = match rule.action {
             RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => None,
             RuleAction::Table(table)
@@ -192,7 +205,7 @@ enum Shape {
 
 impl Shape {
     fn of(selectors: &Selectors) -> Shape {
-        if selectors.not || selectors.l3mdev || selectors.tun_id.is_some() {
+        if selectors.not || selectors.l3mdev || selectors.tun_id.is_some() || !selectors.unknown.is_empty() {
             return Shape::Exact;
         }
         Shape::Plain {

@@ -5,6 +5,7 @@ use super::cursor::{Findings, Section, quote};
 use super::diagnostic::Span;
 use super::names::Tables;
 use super::selectors::{MOST, combinations, combine, compared_mark, families, nets_of, only_ipv6, values};
+use super::sets::{Sets, check_empty};
 use super::values::{Net, choice, dscp, family, flowlabel, interface, ipproto, net, ports, uids};
 use crate::model::{
     Attached, Family, OWN_PROTOCOL, PRIORITY_DEFAULT, PRIORITY_MAIN, Ports, Rule, RuleAction, Selectors,
@@ -69,19 +70,26 @@ pub(super) struct Statement {
 pub(super) fn read<'d>(
     findings: &mut Findings<'_>,
     tables: &Tables<'_>,
+    sets: &Sets,
     sections: &[(Span, &'d DeTable<'d>)],
 ) -> Vec<Statement> {
-    sections.iter().map(|(span, table)| read_one(findings, tables, span.clone(), table)).collect()
+    sections.iter().map(|(span, table)| read_one(findings, tables, sets, span.clone(), table)).collect()
 }
 
-fn read_one<'d>(findings: &mut Findings<'_>, tables: &Tables<'_>, span: Span, table: &'d DeTable<'d>) -> Statement {
+fn read_one<'d>(
+    findings: &mut Findings<'_>,
+    tables: &Tables<'_>,
+    sets: &Sets,
+    span: Span,
+    table: &'d DeTable<'d>,
+) -> Statement {
     let section = Section::open(findings, "[[rule]]", span.clone(), table, &KEYS);
     let said = section.get("family").and_then(|field| field.one(findings)).and_then(|item| family(findings, &item));
     let not = section.get("not").and_then(|field| field.one(findings));
     let l3mdev = section.get("l3mdev").and_then(|field| field.one(findings));
     let l3mdev = l3mdev.and_then(|item| item.boolean(findings)).unwrap_or(false);
-    let from = values(findings, &section, "from", net);
-    let to = values(findings, &section, "to", net);
+    let mut nets = |key| values(findings, &section, key, |findings, item| net(findings, item, sets));
+    let (from, to) = (nets("from"), nets("to"));
     let flowlabel = values(findings, &section, "flowlabel", flowlabel);
     let mut families = families(findings, said, &from, &to);
     only_ipv6(findings, &flowlabel, &mut families);
@@ -113,6 +121,7 @@ fn read_one<'d>(findings: &mut Findings<'_>, tables: &Tables<'_>, span: Span, ta
         span,
     };
     check_tos(findings, &statement);
+    check_sets(findings, &statement);
     let selects = statement.selector_lengths().iter().any(|length| *length > 0) || statement.l3mdev;
     if let (Some(span), false) = (&statement.not, selects) {
         findings.warn(span.clone(), "`not` of everything matches no packet", "give what the packet shall not be");
@@ -213,6 +222,42 @@ fn check_tos(findings: &mut Findings<'_>, statement: &Statement) {
     }
 }
 
+/// What a rule with sets can be: a set becomes a bit of the mark beside the rule's own `fwmark`.
+fn check_sets(findings: &mut Findings<'_>, statement: &Statement) {
+    check_empty(findings, &statement.from, statement.not.is_some());
+    check_empty(findings, &statement.to, statement.not.is_some());
+    if !statement.names_sets() {
+        return;
+    }
+    for (value, _, span) in statement.fwmark.iter().filter(|(_, mask, _)| *mask == u32::MAX) {
+        let message = "`fwmark` compares the whole mark here, and a set is told by one of the mark's bits";
+        let help = format!("compare the bits that are meant: fwmark = \"{value:#x}/0xffff\", say");
+        findings.error(span.clone(), message, help);
+    }
+}
+
+/// What the rules of a file that names sets cannot compare a mark with.
+pub(super) fn check_whole_marks(findings: &mut Findings<'_>, statements: &[Statement]) {
+    let Some(first) = statements.iter().find(|statement| statement.names_sets()) else { return };
+    let line = findings.text.place(first.span.start).0;
+    for statement in statements.iter().filter(|statement| !statement.names_sets()) {
+        for (value, _, span) in statement.fwmark.iter().filter(|(_, mask, _)| *mask == u32::MAX) {
+            match value {
+                0 => findings.error(
+                    span.clone(),
+                    format!("`fwmark` 0 without a mask takes packets whose whole mark is 0, which no packet of a set has (line {line})"),
+                    "compare the bits that are meant: fwmark = \"0/0xffff\", say",
+                ),
+                value => findings.warn(
+                    span.clone(),
+                    format!("packets whose whole mark is {value:#x} are in no set (line {line}): they keep that mark"),
+                    format!("if that is not meant, compare bits: fwmark = \"{value:#x}/0xffff\", say"),
+                ),
+            }
+        }
+    }
+}
+
 /// Checks between rules: priorities, targets of `goto`.
 pub(super) fn check_together(findings: &mut Findings<'_>, statements: &[Statement]) {
     let mut taken: BTreeMap<u32, &Statement> = BTreeMap::new();
@@ -271,7 +316,7 @@ pub(super) fn check_together(findings: &mut Findings<'_>, statements: &[Statemen
 }
 
 /// The rules of all statements in the kernel's order, each with the index of its statement.
-pub(super) fn lower(findings: &mut Findings<'_>, statements: &[Statement]) -> Vec<(LoweredRule, usize)> {
+pub(super) fn lower(findings: &mut Findings<'_>, sets: &Sets, statements: &[Statement]) -> Vec<(LoweredRule, usize)> {
     let mut targets: HashSet<(Family, u32)> = HashSet::new();
     for statement in statements {
         if let Some((priority, _)) = statement.priority {
@@ -295,7 +340,14 @@ pub(super) fn lower(findings: &mut Findings<'_>, statements: &[Statement]) -> Ve
         for family in &statement.families {
             lower_one(findings, statement, *family, &targets, &mut rules);
         }
-        let named = |rule| LoweredRule { rule, name: statement.name.clone(), at: at.clone() };
+        let set = |place: Option<usize>| place.and_then(|place| sets.get(place)).map(|set| set.name);
+        let named = |(rule, from, to): (Rule, Option<usize>, Option<usize>)| LoweredRule {
+            rule,
+            from_set: set(from),
+            to_set: set(to),
+            name: statement.name.clone(),
+            at: at.clone(),
+        };
         all.extend(rules.into_iter().map(|rule| (named(rule), index)));
     }
     // Stable: within a family the rules of one priority come from one statement, in its order.
@@ -308,7 +360,7 @@ fn lower_one(
     statement: &Statement,
     family: Family,
     targets: &HashSet<(Family, u32)>,
-    rules: &mut Vec<Rule>,
+    rules: &mut Vec<(Rule, Option<usize>, Option<usize>)>,
 ) {
     let (Some((priority, span)), Some((action, _))) = (&statement.priority, &statement.action) else { return };
     let alternatives = statement.alternatives(family);
@@ -330,7 +382,10 @@ fn lower_one(
     };
     if statement.not.is_none() || alternatives.len() == 1 {
         let not = statement.not.is_some();
-        rules.extend(alternatives.into_iter().map(|selectors| finally(Selectors { not, ..selectors })));
+        rules.extend(alternatives.into_iter().map(|one| {
+            let rule = finally(Selectors { not, ..one.selectors });
+            (rule, one.from_set, one.to_set)
+        }));
         return;
     }
     // None of several: each of them jumps over the rule that takes all the others.
@@ -342,11 +397,24 @@ fn lower_one(
         );
         return;
     };
-    rules.extend(alternatives.into_iter().map(|selectors| rule(*priority, selectors, RuleAction::Goto(next))));
-    rules.push(finally(Selectors::default()));
+    rules.extend(
+        alternatives
+            .into_iter()
+            .map(|one| (rule(*priority, one.selectors, RuleAction::Goto(next)), one.from_set, one.to_set)),
+    );
+    rules.push((finally(Selectors::default()), None, None));
     if !targets.contains(&(family, next)) {
-        rules.push(rule(next, Selectors::default(), RuleAction::Nop));
+        rules.push((rule(next, Selectors::default(), RuleAction::Nop), None, None));
     }
+}
+
+/// One value of each selector.
+#[derive(Clone, Default)]
+struct Alternative {
+    selectors: Selectors,
+    /// The places of sets among all.
+    from_set: Option<usize>,
+    to_set: Option<usize>,
 }
 
 impl Statement {
@@ -368,21 +436,31 @@ impl Statement {
         ]
     }
 
+    /// Whether an address is looked for in a set.
+    fn names_sets(&self) -> bool {
+        self.from.iter().chain(&self.to).any(|(net, _)| matches!(net, Net::Set { .. }))
+    }
+
     /// Every combination of single values, without `not`.
-    fn alternatives(&self, family: Family) -> Vec<Selectors> {
-        let all = vec![Selectors { l3mdev: self.l3mdev, ..Selectors::default() }];
-        let all = combine(all, &self.iif, |one, (name, _)| one.iif = Some(name.clone()));
-        let all = combine(all, &self.oif, |one, (name, _)| one.oif = Some(name.clone()));
-        let all = combine(all, &self.fwmark, |one, (value, mask, _)| one.fwmark = Some((*value, *mask)));
-        let all = combine(all, &nets_of(&self.from, family), |one, net| one.from = *net);
-        let all = combine(all, &nets_of(&self.to, family), |one, net| one.to = *net);
-        let all = combine(all, &self.tos, |one, (tos, _)| one.tos = *tos);
-        let all = combine(all, &self.dscp, |one, (dscp, _)| one.dscp = Some(*dscp));
-        let all = combine(all, &self.ipproto, |one, (number, _)| one.ipproto = Some(*number));
-        let all = combine(all, &self.sport, |one, (range, _)| one.sport = Some(*range));
-        let all = combine(all, &self.dport, |one, (range, _)| one.dport = Some(*range));
-        let all = combine(all, &self.flowlabel, |one, (label, _)| one.flowlabel = Some(*label));
-        let all = combine(all, &self.uidrange, |one, (range, _)| one.uidrange = Some(*range));
-        combine(all, &self.tun_id, |one, (id, _)| one.tun_id = Some(*id))
+    fn alternatives(&self, family: Family) -> Vec<Alternative> {
+        let selectors = Selectors { l3mdev: self.l3mdev, ..Selectors::default() };
+        let all = vec![Alternative { selectors, ..Alternative::default() }];
+        let all = combine(all, &self.iif, |one, (name, _)| one.selectors.iif = Some(name.clone()));
+        let all = combine(all, &self.oif, |one, (name, _)| one.selectors.oif = Some(name.clone()));
+        let all = combine(all, &self.fwmark, |one, (value, mask, _)| one.selectors.fwmark = Some((*value, *mask)));
+        let all = combine(all, &nets_of(&self.from, family), |one, from| {
+            (one.selectors.from, one.from_set) = (from.net, from.set);
+        });
+        let all = combine(all, &nets_of(&self.to, family), |one, to| {
+            (one.selectors.to, one.to_set) = (to.net, to.set);
+        });
+        let all = combine(all, &self.tos, |one, (tos, _)| one.selectors.tos = *tos);
+        let all = combine(all, &self.dscp, |one, (dscp, _)| one.selectors.dscp = Some(*dscp));
+        let all = combine(all, &self.ipproto, |one, (number, _)| one.selectors.ipproto = Some(*number));
+        let all = combine(all, &self.sport, |one, (range, _)| one.selectors.sport = Some(*range));
+        let all = combine(all, &self.dport, |one, (range, _)| one.selectors.dport = Some(*range));
+        let all = combine(all, &self.flowlabel, |one, (label, _)| one.selectors.flowlabel = Some(*label));
+        let all = combine(all, &self.uidrange, |one, (range, _)| one.selectors.uidrange = Some(*range));
+        combine(all, &self.tun_id, |one, (id, _)| one.selectors.tun_id = Some(*id))
     }
 }

@@ -65,7 +65,12 @@ pub(super) fn families(
     if let Some(family) = said {
         for (net, span) in from.iter().chain(to) {
             if !net.is_of(family) {
-                let message = format!("this is no {} address, and the family is \"{family}\"", title(family));
+                let message = match net {
+                    Net::Set { .. } => {
+                        format!("this set has no {} address, and the family is \"{family}\"", title(family))
+                    }
+                    _ => format!("this is no {} address, and the family is \"{family}\"", title(family)),
+                };
                 findings.error(span.clone(), message, "take it away, or the line with `family`");
             }
         }
@@ -84,8 +89,8 @@ pub(super) fn families(
             if let Some(family) = Family::BOTH.into_iter().find(|family| !families.contains(family))
                 && !families.iter().any(|family| net.is_of(*family))
             {
-                let message =
-                    format!("this {} address has no effect: `{other}` has none of that family", title(family));
+                let what = if matches!(net, Net::Set { .. }) { "set" } else { "address" };
+                let message = format!("this {} {what} has no effect: `{other}` has none of that family", title(family));
                 findings.warn(span.clone(), message, format!("take it away, or give `{other}` one too"));
             }
         }
@@ -103,10 +108,21 @@ pub(super) fn only_ipv6(findings: &mut Findings<'_>, labels: &[((u32, u32), Span
     }
 }
 
-/// The selectors of one family for a list of addresses; None where the list is not there.
-pub(super) fn nets_of(nets: &[(Net, Span)], family: Family) -> Vec<Option<ipnet::IpNet>> {
-    let mut of_family: Vec<_> =
-        nets.iter().filter(|(net, _)| net.is_of(family)).map(|(net, _)| net.selector()).collect();
+/// One alternative of a selector of addresses: a prefix, a set, or neither for "any".
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Address {
+    pub net: Option<ipnet::IpNet>,
+    /// The place of a set among all.
+    pub set: Option<usize>,
+}
+
+/// The selectors of one family for a list of addresses; none where the list is not there.
+pub(super) fn nets_of(nets: &[(Net, Span)], family: Family) -> Vec<Address> {
+    let address = |net: &Net| Address {
+        net: net.selector(),
+        set: if let Net::Set { index, .. } = net { Some(*index) } else { None },
+    };
+    let mut of_family: Vec<_> = nets.iter().filter(|(net, _)| net.is_of(family)).map(|(net, _)| address(net)).collect();
     of_family.dedup();
     of_family
 }

@@ -1,6 +1,7 @@
 //! The values of the policy file: addresses, marks, ports, names.
 
 use super::cursor::{Findings, Item, NumberOrText, Wrong, nearest, parse_number, quote};
+use super::sets::Sets;
 use crate::model::{FLOWLABEL_MASK, Family, Ports};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -12,6 +13,14 @@ pub(super) enum Net {
     All,
     /// A prefix without host bits.
     Prefix(IpNet),
+    /// A set, by its place among all, and the families that it has members of.
+    Set {
+        index: usize,
+        v4: bool,
+        v6: bool,
+        /// It has no members, and so none of a wrong family.
+        empty: bool,
+    },
 }
 
 impl Net {
@@ -19,6 +28,10 @@ impl Net {
         match self {
             Net::All => true,
             Net::Prefix(net) => Family::of(net.addr()) == family,
+            Net::Set { v4, v6, .. } => match family {
+                Family::Ipv4 => v4,
+                Family::Ipv6 => v6,
+            },
         }
     }
 
@@ -26,7 +39,7 @@ impl Net {
     /// (a length of 0 is no selector).
     pub fn selector(self) -> Option<IpNet> {
         match self {
-            Net::All => None,
+            Net::All | Net::Set { .. } => None,
             Net::Prefix(net) => (net.prefix_len() > 0).then_some(net),
         }
     }
@@ -89,8 +102,11 @@ pub(super) fn title(family: Family) -> &'static str {
 }
 
 /// A source or destination of a rule.
-pub(super) fn net(findings: &mut Findings<'_>, item: &Item<'_>) -> Option<Net> {
+pub(super) fn net(findings: &mut Findings<'_>, item: &Item<'_>, sets: &Sets) -> Option<Net> {
     let text = item.text(findings, "10.0.0.0/8")?;
+    if let Some(name) = text.strip_prefix('@') {
+        return sets.resolve(findings, item, name);
+    }
     let value = if text == "all" { Ok(Net::All) } else { prefix(text).map(Net::Prefix) };
     findings.take(&item.span, value)
 }

@@ -3,7 +3,7 @@
 use super::decide::{self, Decider, DeciderError, Fast, Measure};
 use super::packet::{Packet, protocol_name};
 use super::question::{BadQuestion, Question};
-use super::reference::{Outcome, Reference, Step, WhyNot};
+use super::reference::{Outcome, Reference, Step, WhyNot, memberships};
 use super::route_get::{self, Asked, RouteGet};
 use super::text::route_text;
 use crate::kernel::{self, Kernel, RouteAnswer};
@@ -258,8 +258,10 @@ fn explain_and_tell(
     let answer = decide::ask(kernel, host, packet, mark)?;
     let agree = decided.as_ref().is_none_or(|fast| decide::agree(fast, answer.as_ref(), &reference));
     let mut notes = Vec::new();
+    notes.extend(memberships(measure.marks, packet).into_iter().map(|set| format!("an address is in a set: {set}")));
     if mark != packet.mark {
-        notes.push(format!("[[mark]] rewrites the mark {:#x} to {mark:#x} before the rules see it", packet.mark));
+        let what = if measure.marks.iter().any(|mark| mark.membership) { "[[mark]] or a set" } else { "[[mark]]" };
+        notes.push(format!("{what} rewrites the mark {:#x} to {mark:#x} before the rules see it", packet.mark));
     }
     if answer.is_none() {
         let name = protocol_name(packet.ipproto);

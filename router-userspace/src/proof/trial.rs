@@ -8,8 +8,9 @@ use crate::kernel::{self, Kernel, Netlink};
 use crate::mirror::{self, MarkClasses};
 use crate::model::Host;
 use crate::policy::{Mode, Policy};
-use crate::safety::{Facts, Wanted, judge};
+use crate::safety::{Facts, NoBits, Wanted, judge, with_set_bits};
 use crate::scratch::Scratch;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// A kernel and a program to ask.
@@ -18,6 +19,8 @@ pub struct Trial<'a> {
     pub kernel: &'a mut Netlink,
     /// What it holds.
     pub host: Host,
+    /// The policy that is tried, with the bits of its sets; the default one where the host is asked as it is.
+    pub policy: Policy,
     /// What else acts on packets on this host, as far as it could be read.
     pub facts: Facts,
     /// The program for that, or why there is none.
@@ -49,6 +52,9 @@ pub enum TrialError {
     /// What the policy wants and what is there do not go together.
     #[error(transparent)]
     Conflict(#[from] mirror::Conflicts),
+    /// Somebody else uses the bits of the mark.
+    #[error(transparent)]
+    NoBits(#[from] NoBits),
     /// The mirror could not be installed in the scratch namespace.
     #[error("install the policy in the scratch namespace: {0}")]
     Apply(#[from] mirror::ApplyError),
@@ -65,7 +71,7 @@ pub fn here<T>(program: bool, work: impl FnOnce(&mut Trial<'_>) -> T) -> Result<
         },
         false => (without_programs(), Err(NoProgram::Unwanted)),
     };
-    Ok(work(&mut Trial { kernel: &mut kernel, host, facts, program, scratch: None }))
+    Ok(work(&mut Trial { kernel: &mut kernel, host, policy: Policy::default(), facts, program, scratch: None }))
 }
 
 /// What can be read without loading a program to list those of others.
@@ -81,6 +87,10 @@ pub fn in_scratch<T: Send>(
     let original = Netlink::open()?.host()?;
     // What acts on packets besides routing is not copied, but the guard is to judge as it would here.
     let facts = facts_here(&original);
+    let policy = &match &facts {
+        Ok(facts) => with_set_bits(policy, &original, facts, &BTreeMap::new())?,
+        Err(_) => with_set_bits(policy, &original, &without_programs(), &BTreeMap::new())?,
+    };
     let scratch = Scratch::like(&original)?;
     let mut notes = scratch.notes().to_vec();
     let (answer, waiting) = scratch.run(|| {
@@ -91,7 +101,14 @@ pub fn in_scratch<T: Send>(
             Ok(facts) if policy.router.mode == Mode::Netlink => (facts, Err(NoProgram::ByMode)),
             Ok(facts) => (facts.clone(), Program::load(&host, policy, Some(facts)).map_err(NoProgram::from)),
         };
-        let answer = work(&mut Trial { kernel: &mut kernel, host, facts, program, scratch: Some(&scratch) });
+        let answer = work(&mut Trial {
+            kernel: &mut kernel,
+            host,
+            policy: policy.clone(),
+            facts,
+            program,
+            scratch: Some(&scratch),
+        });
         Ok::<_, TrialError>((answer, waiting))
     })??;
     notes.extend(waiting);

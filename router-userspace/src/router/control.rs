@@ -48,6 +48,9 @@ pub struct NewPolicy {
     pub name: String,
     /// The file, absolute, to be read again at SIGHUP; None for standard input.
     pub path: Option<PathBuf>,
+    /// The folder from which it names files, absolute.
+    #[serde(default)]
+    pub folder: PathBuf,
     /// Its text.
     pub text: String,
 }

@@ -6,11 +6,11 @@ use super::watch::Watch;
 use super::{Options, PolicyFile, RouterError, expiry, news};
 use crate::compile::{self, CounterSlots, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
-use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact, survey};
-use crate::mirror::{self, MarkClasses};
+use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold, remove_empty_clsact};
+use crate::mirror;
 use crate::model::Host;
 use crate::policy::{Bypass, Mode, Policy};
-use crate::safety::{self, Facts, Judgement, May, Wanted};
+use crate::safety::{self, Facts, Judgement, May};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -22,6 +22,9 @@ const LEASE: Duration = Duration::from_millis(1500);
 /// How often all that nobody announces is surveyed again: hooks, programs, filters. What is cheap of it, at every tick.
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
 
+/// From so many ranges of sets on, their change is not listened to: the kernel would tell of each.
+const MANY_MEMBERS: usize = 10_000;
+
 /// How many passes follow each other at once while the kernel goes on changing.
 const PASSES: u32 = 8;
 
@@ -29,12 +32,14 @@ const PASSES: u32 = 8;
 pub(super) struct Engine {
     pub(super) kernel: Netlink,
     pub(super) policy: Policy,
+    /// The policy of the mirror as it is, with the bits of its sets.
+    pub(super) in_force: Policy,
     file: Option<PolicyFile>,
     forced_mode: Option<Mode>,
     pub(super) fast: Option<FastPath>,
     pub(super) why_off: Option<String>,
     pub(super) host: Host,
-    facts: Facts,
+    pub(super) facts: Facts,
     pub(super) judgement: Judgement,
     pub(super) generation: Generation,
     slots: CounterSlots,
@@ -47,7 +52,7 @@ pub(super) struct Engine {
     pub(super) since: Instant,
     /// The first policy is in force.
     started: bool,
-    surveyed: Instant,
+    pub(super) surveyed: Instant,
     /// Runs while there is a fast path.
     watch: Option<Watch>,
     /// The last attempt failed; every tick tries again.
@@ -69,6 +74,7 @@ impl Engine {
         Ok(Engine {
             kernel: Netlink::open()?,
             policy: options.policy,
+            in_force: Policy::default(),
             file: options.file,
             forced_mode: options.mode,
             fast: None,
@@ -210,7 +216,7 @@ impl Engine {
             && let Some(fast) = &mut self.fast
         {
             self.surveyed = Instant::now();
-            let facts = facts(fast, &self.host);
+            let facts = super::guard::facts(fast, &self.host);
             return Ok(facts != self.facts || expiry::moved(&mut self.kernel, &self.host.routes)?);
         }
         Ok(false)
@@ -321,34 +327,36 @@ impl Engine {
         } else if self.fast.is_none() {
             self.load(mode)?;
         }
+        self.survey(policy);
+        let bound = safety::with_set_bits(policy, &self.host, &self.facts, &self.in_force.set_bits)?;
+        let (source, policy) = (policy, &bound);
         self.judgement = self.judge(policy);
         let desired = mirror::desired(policy, &self.host, &(&self.judgement).into())
             .with_marks_taken(self.kernel.marks_are_anothers()?);
         desired.check()?;
         let changes = mirror::diff(&desired, &self.host, self.kernel.mark_chain()?);
+        let mut unheard = false;
         if !changes.is_empty() {
-            // The policy in force, whose marks are installed: a failure puts them back.
-            let changes = changes.with_installed_marks(&self.policy.mark_rules());
-            let applied = mirror::apply(&mut self.kernel, &changes, &mut news::progress(&self.ending))
-                .map_err(|error| error.told_of(&desired))?;
-            news::applied(&applied, !self.started || *policy != self.policy);
+            // Their marks are installed: a failure puts them back.
+            let changes = changes.with_installed_marks(&self.in_force.mark_rules());
+            unheard = changes.members() > MANY_MEMBERS;
+            self.monitor.hear_nftables(!unheard)?;
+            let applied = mirror::apply(&mut self.kernel, &changes, &mut news::progress(&self.ending));
+            self.monitor.hear_nftables(true)?;
+            let applied = applied.map_err(|error| error.told_of(&desired))?;
+            news::applied(&applied, !self.started || *source != self.policy);
             self.host = self.kernel.host()?;
         }
+        self.in_force.clone_from(policy);
         news::waiting(&self.waiting, &desired.waiting);
         self.waiting = desired.waiting;
+        self.outdated = false;
         if self.fast.is_some() {
             self.activate(mode, policy)?;
         }
+        // What happened to nftables meanwhile has to be looked for.
+        self.outdated |= unheard;
         Ok(())
-    }
-
-    /// What the guard allows, once the file's rules are there.
-    fn judge(&mut self, policy: &Policy) -> Judgement {
-        let Some(fast) = &mut self.fast else { return Judgement::default() };
-        self.facts = facts(fast, &self.host);
-        self.surveyed = Instant::now();
-        let host = mirror::after(&mirror::desired(policy, &self.host, &MarkClasses::default()), &self.host);
-        safety::judge(&host, &self.facts, &Wanted { settings: &policy.router, marks: &policy.mark_rules() })
     }
 
     /// Loads the program, where the host can.
@@ -475,11 +483,6 @@ impl Engine {
             reasons.collect::<Vec<_>>().join("; ")
         )))
     }
-}
-
-/// Everything on this host that could act on a packet.
-fn facts(fast: &mut FastPath, host: &Host) -> Facts {
-    survey(fast.foreign(host.links.keys().copied()))
 }
 
 /// Takes the program off an interface, and the qdisc with it that was made for it.

@@ -31,7 +31,7 @@ impl Engine {
                 (ForeignPrograms::default(), Err(why))
             }
         };
-        let (question, policy, judgement) = (question.clone(), self.policy.clone(), self.judgement.clone());
+        let (question, policy, judgement) = (question.clone(), self.in_force.clone(), self.judgement.clone());
         Ok(Box::new(move || finish(&question, &policy, &judgement, programs, decided)))
     }
 

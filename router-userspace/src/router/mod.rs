@@ -4,6 +4,7 @@ pub mod control;
 mod counters;
 mod engine;
 mod expiry;
+mod guard;
 mod live;
 mod news;
 mod report;
@@ -59,6 +60,9 @@ pub enum RouterError {
     /// What the policy wants and what is there do not go together.
     #[error(transparent)]
     Conflict(#[from] crate::mirror::Conflicts),
+    /// Somebody else uses the bits of the mark.
+    #[error(transparent)]
+    NoBits(#[from] crate::safety::NoBits),
     /// The mirror failed midway.
     #[error(transparent)]
     Apply(#[from] crate::mirror::ApplyError),

@@ -119,8 +119,8 @@ fn handle(engine: &mut Engine, (request, answer): Call) {
 fn reload(engine: &mut Engine, policy: Option<NewPolicy>) -> Response {
     let names = TableNames::of_host();
     let (loaded, file) = match (policy, engine.file().cloned()) {
-        (Some(NewPolicy { name, path, text }), _) => {
-            (policy::parse(&name, &text, &names), path.map(|path| PolicyFile { name, path }))
+        (Some(NewPolicy { name, path, folder, text }), _) => {
+            (policy::parse_in(&folder, &name, &text, &names), path.map(|path| PolicyFile { name, path }))
         }
         (None, Some(file)) => (policy::load_file(&file.name, &file.path, &names), Some(file)),
         (None, None) => return refused(2, "the router has no file to read again; name one: wayfork reload FILE"),

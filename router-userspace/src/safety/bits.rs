@@ -1,5 +1,6 @@
 //! The bits of the packet mark: which are free, which value stands for which table.
 
+use super::facts::{Facts, Marks};
 use crate::model::{Family, Host, MarkRule, Rule, RuleAction, Selectors, TABLE_LOCAL};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,13 +30,19 @@ pub struct Use {
     pub whole: BTreeSet<u32>,
 }
 
-/// Looks through the RPDB, without Wayfork's class rules, and the `[[mark]]` of the file.
-pub fn used(host: &Host, marks: &[MarkRule]) -> Use {
+/// Looks through the RPDB, without Wayfork's class rules, the `[[mark]]` of the file, and what else looks at marks on this host.
+pub fn used(host: &Host, facts: &Facts, marks: &[MarkRule]) -> Use {
     let of_rules =
         host.rules.iter().filter(|rule| as_class_rule(rule).is_none()).filter_map(|rule| rule.selectors.fwmark);
     let of_marks = marks.iter().filter_map(|mark| mark.selectors.fwmark);
     let mut used = Use { free: u32::MAX, whole: BTreeSet::new() };
-    for (value, mask) in of_rules.chain(of_marks) {
+    let of_others = facts.marks.iter().filter_map(|user| match user.what {
+        Marks::Bits(bits) => Some((0, bits)),
+        Marks::Whole(value) => Some((value, u32::MAX)),
+        // The guard lets nothing mark where there are such.
+        Marks::Unknown => None,
+    });
+    for (value, mask) in of_rules.chain(of_marks).chain(of_others) {
         if mask == u32::MAX {
             // A mark that has one of the other bits set differs from the value as it did before.
             used.free &= !value;

@@ -29,8 +29,30 @@ pub struct Facts {
     pub tcx: BTreeMap<u32, Vec<String>>,
     /// TCX programs on egress by interface index: their names.
     pub tcx_egress: BTreeMap<u32, Vec<String>>,
+    /// Who looks at marks of packets or connections, or writes them, besides rules of the RPDB.
+    pub marks: Vec<MarkUse>,
     /// Devices whose far end runs a generic XDP program on what it receives.
     pub generic_xdp: Vec<String>,
+}
+
+/// Somebody who has to do with marks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarkUse {
+    /// Who, for a sentence: `nftables chain inet mangle/pre`, `the WireGuard device wg0`.
+    pub who: String,
+    /// Which marks.
+    pub what: Marks,
+}
+
+/// Marks that somebody compares or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Marks {
+    /// Some bits of any mark.
+    Bits(u32),
+    /// Marks that are exactly this.
+    Whole(u32),
+    /// That cannot be seen.
+    Unknown,
 }
 
 /// A family of nftables.

@@ -10,12 +10,14 @@ mod expressions;
 mod facts;
 mod interfaces;
 mod netfilter;
+mod sets;
 #[cfg(test)]
 mod tests;
 
 pub use between::{Between, between};
 pub use bits::{CLASS_PRIORITY, as_class_rule, class_rule};
-pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint};
+pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint, MarkUse, Marks};
+pub use sets::{NoBits, with_set_bits};
 
 use crate::model::{
     Family, Host, Link, MarkRule, PRIORITY_DEFAULT, PRIORITY_MAIN, Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_LOCAL,
@@ -90,7 +92,7 @@ impl May {
 
 /// Judges every interface that the program belongs on. `host` is the state that traffic would meet: with the file's rules.
 pub fn judge(host: &Host, facts: &Facts, wanted: &Wanted<'_>) -> Judgement {
-    let used = bits::used(host, wanted.marks);
+    let used = bits::used(host, facts, wanted.marks);
     let marking = choose_bits(host, facts, wanted, &used);
     let mut judgement = Judgement { marks_in_use: used.whole.into_iter().collect(), ..Judgement::default() };
     for link in interfaces::wanted(host, wanted.settings.interfaces.as_deref()) {

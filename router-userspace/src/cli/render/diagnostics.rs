@@ -21,11 +21,13 @@ const LONG_LINE: usize = 400;
 fn draw(errors: &[Diagnostic], warnings: &[Diagnostic], text: &Source, color: bool, width: usize) -> String {
     let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
     let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_links(false).with_context_lines(1);
-    let shown = shown(&text.text);
-    let text = Text { source: text, shown: &shown };
+    let whole = shown(&text.text);
+    let text = Text { source: text, shown: &whole };
     let mut drawn = String::new();
     for (list, severity, word) in [(errors, Severity::Error, "errors"), (warnings, Severity::Warning, "warnings")] {
         for diagnostic in list.iter().take(SHOWN) {
+            let excerpt = diagnostic.excerpt.as_ref().map(|excerpt| (excerpt, shown(&excerpt.text)));
+            let text = excerpt.as_ref().map_or(text, |(source, shown)| Text { source, shown });
             let report = Report { diagnostic, severity, text };
             if handler.render_report(&mut drawn, &report).is_err() {
                 // Nothing of a diagnostic may get lost.

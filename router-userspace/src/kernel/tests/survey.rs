@@ -221,6 +221,7 @@ fn our_own_table_does_not_count() {
     namespace
         .run(|| {
             let marks = [MarkRule {
+                membership: false,
                 family: Family::Ipv4,
                 statement: 0,
                 selectors: MarkSelectors::default(),
@@ -382,6 +383,7 @@ fn changes_of_firewalls_and_policies_are_told() {
             let mut monitor = Monitor::open().unwrap();
             assert_eq!(monitor.next_events().unwrap(), []);
             let marks = [MarkRule {
+                membership: false,
                 family: Family::Ipv4,
                 statement: 0,
                 selectors: MarkSelectors::default(),

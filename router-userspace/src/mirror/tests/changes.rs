@@ -54,6 +54,7 @@ prop_compose! {
 
 fn any_marks() -> impl Strategy<Value = Vec<MarkRule>> {
     let mark = (0u32..3).prop_map(|value| MarkRule {
+        membership: false,
         family: Family::Ipv4,
         statement: 0,
         selectors: MarkSelectors::default(),
@@ -253,8 +254,14 @@ fn the_right_one_of_two_twins_goes() {
 
 #[test]
 fn an_unknown_mark_chain_is_named_where_it_cannot_come_back() {
-    let mark =
-        |value| MarkRule { family: Family::Ipv4, statement: 0, selectors: MarkSelectors::default(), value, mask: 3 };
+    let mark = |value| MarkRule {
+        family: Family::Ipv4,
+        statement: 0,
+        selectors: MarkSelectors::default(),
+        value,
+        mask: 3,
+        membership: false,
+    };
     let (old, new) = (vec![mark(1)], vec![mark(2)]);
     let mut kernel = FakeKernel::new();
     kernel.set_mark_chain(&old, mark_digest(&old)).unwrap();

@@ -23,7 +23,7 @@ fn of_keys() {
         ("[roter]\n", "1:2: a policy has no section `roter` (did you mean [router]?)"),
         (
             "x = 1\n[rules]\n",
-            "1:1: a policy has no section `x` (a policy has [router], [tables], [[route]], [[mark]] and [[rule]])\n2:2: a policy has no section `rules` (did you mean [[rule]]?)",
+            "1:1: a policy has no section `x` (a policy has [router], [tables], [sets], [[route]], [[mark]] and [[rule]])\n2:2: a policy has no section `rules` (did you mean [[rule]]?)",
         ),
         (
             "[rule]\npriority = 5",

@@ -4,6 +4,7 @@
 mod lowering;
 mod messages;
 mod properties;
+mod sets;
 mod warnings;
 
 use super::*;

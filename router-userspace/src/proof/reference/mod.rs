@@ -14,7 +14,7 @@ mod table;
 mod tests;
 mod walk;
 
-pub use marks::rewrite;
+pub use marks::{memberships, rewrite};
 pub use rules::WhyNot;
 pub use source::SourceCheck;
 pub use table::LOOPBACK;

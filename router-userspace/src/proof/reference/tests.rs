@@ -333,6 +333,7 @@ fn ipv6_prefers_the_router_preference_then_the_ingress_interface() {
 fn marks_are_rewritten_in_order_and_once_per_statement() {
     let host = host();
     let mark = |statement, fwmark, value, mask| MarkRule {
+        membership: false,
         family: Family::Ipv4,
         statement,
         selectors: MarkSelectors { fwmark, ..MarkSelectors::default() },
@@ -423,4 +424,50 @@ fn a_rule_for_this_hosts_own_packets_does_not_have_protocols_looked_up_on_the_wa
     let any = Selectors { ipproto: Some(6), ..Selectors::default() };
     add(&mut host, rule(Family::Ipv4, 60, 112, any));
     assert_eq!(way(&host, &to_this_host).0, Verdict::Martian, "another rule makes the kernel look it up");
+}
+
+/// Members at both ends of ranges and beside them, and who meets a set's bit at all.
+#[test]
+fn sets_hold_what_lies_in_their_ranges() {
+    use crate::model::{AddressSet, PrefixSet};
+    let prefixes = ["0.0.0.0/32", "10.1.0.0/16", "10.3.0.0/24", "255.255.255.255/32", "fd01::/16", "::1/128"];
+    let members = PrefixSet::new(prefixes.map(|text| text.parse().unwrap()));
+    let set = AddressSet { name: "a".into(), members: members.into() };
+    let rule = |family, membership| MarkRule {
+        family,
+        statement: 0,
+        selectors: MarkSelectors { from_set: Some(set.clone()), ..MarkSelectors::default() },
+        value: 1,
+        mask: 1,
+        membership,
+    };
+    let marks = Family::BOTH.map(|family| rule(family, true));
+    let host = Host::default();
+    for (from, bit) in [
+        ("0.0.0.0", 1),
+        ("0.0.0.1", 0),
+        ("10.0.255.255", 0),
+        ("10.1.0.0", 1),
+        ("10.1.255.255", 1),
+        ("10.2.0.0", 0),
+        ("10.3.0.255", 1),
+        ("10.3.1.0", 0),
+        ("255.255.255.254", 0),
+        ("255.255.255.255", 1),
+        ("::", 0),
+        ("::1", 1),
+        ("fd00:ffff::1", 0),
+        ("fd01:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 1),
+        ("fd02::", 0),
+    ] {
+        let from = ip(from);
+        let to = if from.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" };
+        let packet = Packet { mark: 6, ..Packet::new(Some(1), Some(from), ip(to)) };
+        assert_eq!(rewrite(&host, &marks, &packet), 6 | bit, "{from}");
+        assert_eq!(super::memberships(&marks, &packet).len() as u32, bit, "{from}");
+        // Made here: what tells of sets is met, a [[mark]] is not.
+        let made_here = Packet { iif: None, ..packet };
+        assert_eq!(rewrite(&host, &marks, &made_here), 6 | bit, "{from}");
+        assert_eq!(rewrite(&host, &Family::BOTH.map(|family| rule(family, false)), &made_here), 6, "{from}");
+    }
 }

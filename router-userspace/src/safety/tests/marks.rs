@@ -311,6 +311,7 @@ fn mark_bits_of_the_file_restrict_them() {
 #[test]
 fn the_files_marks_keep_their_bits() {
     let mark = |fwmark, mask| MarkRule {
+        membership: false,
         family: Family::Ipv4,
         statement: 0,
         selectors: MarkSelectors { fwmark, ..MarkSelectors::default() },

@@ -4,6 +4,7 @@ mod between;
 mod interfaces;
 mod marks;
 mod redirects;
+mod sets;
 
 use super::*;
 use crate::model::{MarkSelectors, Selectors};
