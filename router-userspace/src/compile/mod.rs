@@ -11,6 +11,8 @@ mod routes;
 mod selectors;
 mod slots;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 pub mod words;
 

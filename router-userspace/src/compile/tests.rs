@@ -1,12 +1,15 @@
+use super::testing::Maps;
 use super::*;
 use crate::model::{Attached, Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
+use router_common::interval::{NOTHING, find32, find128};
 use router_common::layout::{
-    ACT_GOTO, ACT_TABLE, ADDR_ONLINK, ADDR_SPECIAL, MAY_REDIRECT, ROUTE_UNICAST, ROUTE_UNSEEN, RULE_FALLBACK,
-    RULE_MARK, RULE_NOT,
+    ACT_GOTO, ACT_TABLE, MAY_REDIRECT, ROUTE_UNICAST, ROUTE_UNSEEN, RULE_FALLBACK, RULE_NOT, RULE_SELECTS,
+    SOURCE_DOUBTFUL, SOURCE_ONLINK,
 };
 use router_common::verdict::PassReason;
+use std::net::IpAddr;
 
-fn link(index: u32, name: &str) -> Link {
+pub(super) fn link(index: u32, name: &str) -> Link {
     Link {
         index,
         name: name.into(),
@@ -18,7 +21,7 @@ fn link(index: u32, name: &str) -> Link {
     }
 }
 
-fn route(table: u32, dst: &str, via: Option<&str>, dev: u32) -> Route {
+pub(super) fn route(table: u32, dst: &str, via: Option<&str>, dev: u32) -> Route {
     let dst: ipnet::IpNet = dst.parse().expect("a prefix");
     Route {
         family: Family::of(dst.addr()),
@@ -45,22 +48,53 @@ fn route(table: u32, dst: &str, via: Option<&str>, dev: u32) -> Route {
     }
 }
 
-fn host(rules: Vec<Rule>, routes: Vec<Route>) -> Host {
+pub(super) fn host(rules: Vec<Rule>, routes: Vec<Route>) -> Host {
     let links = [link(1, "eth0"), link(2, "eth1")].into_iter().map(|link| (link.index, link)).collect();
     Host { rules, routes, links, ..Host::default() }
 }
 
-fn run(host: &Host) -> Generation {
+pub(super) fn run(host: &Host) -> Generation {
     let input = Input { may: [(1, MAY_REDIRECT), (2, MAY_REDIRECT)].into(), ..Input::default() };
     compile(host, &input, &mut CounterSlots::default()).expect("fits")
 }
 
-fn list(generation: &Generation, ifindex: u32) -> &[RuleEntry] {
-    let [start, len] = generation.links[&ifindex].rules4;
-    &generation.rules[start as usize..(start + len) as usize]
+/// The rules that IPv4 packets from an interface meet.
+pub(super) fn list(generation: &Generation, ifindex: u32) -> &[RuleEntry] {
+    let list = generation.lists[generation.link(ifindex).expect("an interface").list4 as usize];
+    &generation.rules[list.first as usize..(list.first + list.count) as usize]
 }
 
-fn with(priority: u32, table: u32, selectors: Selectors) -> Rule {
+/// What these routes become, each as its table says at the first address of its prefix; None where it says nothing.
+fn entries(routes: &[Route]) -> Vec<Option<RouteEntry>> {
+    let rules = routes.iter().map(|route| Rule::lookup(route.family, route.table, route.table)).collect();
+    let generation = run(&host(rules, routes.to_vec()));
+    let entry = |route: &Route| {
+        let table = generation.tables.iter().find(|table| table.id == route.table)?;
+        let addr = route.dst.network();
+        Maps::new(&generation).route_of(table, if addr.is_ipv4() { 4 } else { 6 }, &words::addr(addr)).copied()
+    };
+    routes.iter().map(entry).collect()
+}
+
+/// Kind and reason of what these routes become.
+fn kinds(routes: &[Route]) -> Vec<(u8, u8)> {
+    entries(routes).into_iter().map(|entry| entry.map_or((0, 0), |entry| (entry.kind, entry.reason))).collect()
+}
+
+const UNICAST: (u8, u8) = (ROUTE_UNICAST, 0);
+
+fn unseen(reason: PassReason) -> (u8, u8) {
+    (ROUTE_UNSEEN, reason as u8)
+}
+
+/// What is known of an IPv4 source.
+fn source(generation: &Generation, addr: &str) -> Option<u32> {
+    let addr: std::net::Ipv4Addr = addr.parse().expect("an address");
+    let found = find32(generation.lines.as_slice(), generation.config.sources, addr.to_bits());
+    (found != NOTHING).then_some(found)
+}
+
+pub(super) fn with(priority: u32, table: u32, selectors: Selectors) -> Rule {
     Rule { selectors, ..Rule::lookup(Family::Ipv4, priority, table) }
 }
 
@@ -99,7 +133,7 @@ fn goto_lands_on_the_first_rule_that_is_left_at_or_after_its_target() {
     let list = list(&generation, 1);
     assert_eq!(list.len(), 3);
     assert_eq!((list[0].action, list[0].target), (ACT_GOTO, 2));
-    assert_eq!((list[2].action, list[2].flags), (ACT_TABLE, RULE_MARK | RULE_NOT));
+    assert_eq!((list[2].action, list[2].flags), (ACT_TABLE, RULE_SELECTS | RULE_NOT));
 }
 
 #[test]
@@ -108,7 +142,8 @@ fn an_unresolved_goto_goes_on_and_an_empty_table_is_no_rule() {
     jump.action = RuleAction::Goto(99);
     let rules = vec![jump, with(20, 253, Selectors::default()), with(30, 111, Selectors::default())];
     let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
-    assert_eq!(list(&generation, 1).iter().map(|rule| rule.target).collect::<Vec<_>>(), [111]);
+    let table = |rule: &RuleEntry| generation.tables[rule.target as usize].id;
+    assert_eq!(list(&generation, 1).iter().map(table).collect::<Vec<_>>(), [111]);
 }
 
 #[test]
@@ -126,7 +161,6 @@ fn selectors_that_a_forwarded_packet_never_meets() {
 
 #[test]
 fn the_lowest_metric_that_lives_wins_and_choices_are_the_stacks() {
-    let key = |table: u32| (32, RouteKey4 { table: table.to_be_bytes(), addr: [0; 4] });
     let mut dead = route(1, "0.0.0.0/0", Some("10.0.0.1"), 1);
     dead.nexthops[0].dead = true;
     let mut backup = route(1, "0.0.0.0/0", Some("10.0.0.2"), 2);
@@ -137,24 +171,23 @@ fn the_lowest_metric_that_lives_wins_and_choices_are_the_stacks() {
     tos.tos = 0x10;
     let mut all_dead = route(4, "0.0.0.0/0", Some("10.0.0.1"), 1);
     all_dead.nexthops[0].dead = true;
-    let generation = run(&host(vec![], vec![backup, dead, many, tos, all_dead]));
-    assert_eq!((generation.routes4[&key(1)].kind, generation.routes4[&key(1)].oif), (ROUTE_UNICAST, 2));
-    assert_eq!(generation.routes4[&key(2)].reason, PassReason::Multipath as u8);
-    assert_eq!(
-        (generation.routes4[&key(3)].kind, generation.routes4[&key(3)].reason),
-        (ROUTE_UNSEEN, PassReason::RouteKind as u8)
-    );
-    assert!(!generation.routes4.contains_key(&key(4)), "the look-up goes on with a shorter prefix");
+    let all = entries(&[backup, dead, many, tos, all_dead.clone()]);
+    let (first, second) = (all[0].expect("a route"), all[1].expect("a route"));
+    assert_eq!((first.kind, first.oif), (ROUTE_UNICAST, 2));
+    assert_eq!(first, second, "of one prefix");
+    let told: Vec<_> = all[2..].iter().map(|entry| entry.map(|entry| (entry.kind, entry.reason))).collect();
+    let wanted = [Some(unseen(PassReason::Multipath)), Some(unseen(PassReason::RouteKind)), None];
+    assert_eq!(told, wanted, "where all are dead the look-up goes on with a shorter prefix");
+    let shorter = Route { table: 4, ..route(4, "0.0.0.0/0", Some("10.0.0.9"), 2) };
+    let longer = Route { dst: "10.9.0.0/16".parse().expect("a prefix"), ..all_dead };
+    let all = entries(&[shorter, longer]);
+    assert_eq!(all[0], all[1]);
 }
 
 #[test]
 fn several_ipv6_routes_of_one_metric_are_the_stacks() {
     let routes = vec![route(1, "2001:db8::/32", Some("fe80::1"), 1), route(1, "2001:db8::/32", Some("fe80::2"), 2)];
-    let generation = run(&host(vec![], routes));
-    assert_eq!(
-        generation.routes6.values().map(|entry| entry.reason).collect::<Vec<_>>(),
-        [PassReason::Multipath as u8]
-    );
+    assert_eq!(kinds(&routes), [unseen(PassReason::Multipath); 2]);
 }
 
 #[test]
@@ -162,24 +195,37 @@ fn ipv6_routes_of_all_other_metrics_compete_where_the_lowest_is_dead() {
     let with_metric = |metric, dev| Route { metric, ..route(1, "2001:db8::/32", Some("fe80::1"), dev) };
     let mut dead = with_metric(10, 1);
     dead.nexthops[0].dead = true;
-    let kinds = |routes: Vec<Route>| {
-        let generation = run(&host(vec![], routes));
-        generation.routes6.values().map(|entry| (entry.kind, entry.reason, entry.oif)).collect::<Vec<_>>()
+    let way = |routes: &[Route]| {
+        let all = entries(routes);
+        assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "of one prefix");
+        all[0].map(|entry| (entry.kind, entry.reason, entry.oif))
     };
-    assert_eq!(kinds(vec![dead.clone(), with_metric(20, 2)]), [(ROUTE_UNICAST, 0, 2)], "the only one left");
-    let rivals = kinds(vec![dead.clone(), with_metric(20, 2), with_metric(50, 1)]);
-    assert_eq!((rivals[0].0, rivals[0].1), (ROUTE_UNSEEN, PassReason::Multipath as u8));
-    assert_eq!(kinds(vec![with_metric(10, 2), with_metric(50, 1)]), [(ROUTE_UNICAST, 0, 2)], "the lowest lives");
+    let by_the_second = Some((ROUTE_UNICAST, 0, 2));
+    assert_eq!(way(&[dead.clone(), with_metric(20, 2)]), by_the_second, "the only one left");
+    let rivals = kinds(&[dead.clone(), with_metric(20, 2), with_metric(50, 1)]);
+    assert_eq!(rivals, [unseen(PassReason::Multipath); 3]);
+    assert_eq!(way(&[with_metric(10, 2), with_metric(50, 1)]), by_the_second, "the lowest lives");
 }
 
 #[test]
-fn address_flags_are_inherited_from_covering_prefixes() {
+fn what_is_known_of_a_source_is_inherited_from_covering_prefixes() {
     let mut local = route(255, "10.0.0.8/32", None, 1);
     local.kind = RouteKind::Local;
-    let generation = run(&host(vec![], vec![local, route(254, "10.0.0.0/24", None, 1)]));
-    assert_eq!(generation.addrs4[&(32, [10, 0, 0, 8])], ADDR_SPECIAL | ADDR_ONLINK);
-    assert_eq!(generation.addrs4[&(24, [10, 0, 0, 0])], ADDR_ONLINK);
-    assert!(generation.routes4.keys().all(|(prefix, _)| *prefix != 64), "a local route is no way out");
+    let routes = [route(254, "10.0.0.0/24", None, 1), local, route(254, "10.1.0.0/24", Some("10.0.0.1"), 1)];
+    let generation = run(&host(vec![], routes.to_vec()));
+    assert_eq!(source(&generation, "10.0.0.8"), Some(SOURCE_DOUBTFUL | SOURCE_ONLINK));
+    assert_eq!(source(&generation, "10.0.0.7"), Some(SOURCE_ONLINK));
+    assert_eq!([source(&generation, "10.0.1.0"), source(&generation, "10.1.0.1")], [None; 2]);
+    assert_eq!(kinds(&routes), [UNICAST, unseen(PassReason::LocalDestination), UNICAST], "a local route is no way out");
+    // Broadcast, multicast and anycast are refused too, and what nobody knows may be.
+    for kind in [RouteKind::Broadcast, RouteKind::Multicast, RouteKind::Anycast, RouteKind::Unknown(99)] {
+        let special = Route { kind, ..route(7, "10.0.0.255/32", None, 1) };
+        assert_eq!(source(&run(&host(vec![], vec![special])), "10.0.0.255"), Some(SOURCE_DOUBTFUL), "{kind:?}");
+    }
+    for kind in [RouteKind::Blackhole, RouteKind::Prohibit, RouteKind::Throw] {
+        let error = Route { kind, nexthops: Vec::new(), ..route(7, "10.0.0.255/32", None, 1) };
+        assert_eq!(source(&run(&host(vec![], vec![error])), "10.0.0.255"), None, "{kind:?}");
+    }
 }
 
 #[test]
@@ -188,7 +234,7 @@ fn equal_lists_are_stored_once() {
         run(&host(vec![with(10, 111, Selectors::default())], vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
     // And what stands for IPv6's list, from which the kernel's own rules are missing here.
     assert_eq!(generation.rules.len(), 2);
-    assert_eq!(generation.links[&1].rules4, generation.links[&2].rules4);
+    assert_eq!(generation.links[0].list4, generation.links[1].list4);
 }
 
 #[test]
@@ -218,12 +264,8 @@ fn no_mark_towards_what_may_read_it_however_deep_it_lies() {
         host.links.insert(link.index, link);
     }
     let generation = run(&host);
-    let reads: Vec<u32> = generation
-        .links
-        .iter()
-        .filter(|(_, entry)| entry.flags & LINK_READS_MARK != 0)
-        .map(|(index, _)| *index)
-        .collect();
+    let reads: Vec<u32> =
+        generation.links.iter().filter(|entry| entry.flags & LINK_READS_MARK != 0).map(|entry| entry.index).collect();
     assert_eq!(reads, [20, 21, 22, 30, 31, 40, 50, 70]);
 }
 
@@ -266,7 +308,7 @@ fn fragments_are_decided_where_nothing_shows_the_stack_their_ports() {
             ..Input::default()
         };
         let host = host(vec![with(10, 111, selectors)], table.clone());
-        compile(&host, &input, &mut CounterSlots::default()).expect("fits").fragments
+        compile(&host, &input, &mut CounterSlots::default()).expect("fits").config.fragments
     };
     let ports = Selectors { dport: port, ..Selectors::default() };
     let protocol = Selectors { ipproto: Some(17), ..Selectors::default() };
@@ -287,14 +329,10 @@ fn what_the_settings_forbid_an_interface() {
         link.v6.disabled = true;
     }
     let generation = run(&host);
-    assert_eq!(generation.links[&1].flags & (LINK_FORWARDS4 | LINK_FORWARDS6), LINK_FORWARDS6);
-    assert_eq!(
-        generation.links[&2].flags & (LINK_FORWARDS4 | LINK_FORWARDS6),
-        LINK_FORWARDS4,
-        "no IPv6 comes in there"
-    );
-    assert_eq!(generation.links[&2].mtu6, 0, "and none goes out");
-    assert!(generation.keep_priority);
+    assert_eq!(generation.links[0].flags & (LINK_FORWARDS4 | LINK_FORWARDS6), LINK_FORWARDS6);
+    assert_eq!(generation.links[1].flags & (LINK_FORWARDS4 | LINK_FORWARDS6), LINK_FORWARDS4, "no IPv6 comes in there");
+    assert_eq!(generation.links[1].mtu6, 0, "and none goes out");
+    assert_eq!(generation.config.keep_priority, 1);
 }
 
 #[test]
@@ -303,15 +341,11 @@ fn an_mtu_of_an_ipv6_route_is_bound_by_the_interface_unless_it_is_locked() {
         let via = if table == 4 { "10.0.0.1" } else { "2001:db8::1" };
         Route { mtu: Some(mtu), mtu_locked, ..route(table, dst, Some(via), 1) }
     };
-    let routes = vec![
-        with_mtu(4, "0.0.0.0/0", 9000, false),
-        with_mtu(6, "::/0", 9000, false),
-        with_mtu(7, "::/0", 9000, true),
-        with_mtu(8, "::/0", 1300, false),
-    ];
-    let generation = run(&host(vec![], routes));
-    assert_eq!(generation.routes4.values().map(|entry| entry.mtu).collect::<Vec<_>>(), [9000]);
-    assert_eq!(generation.routes6.values().map(|entry| entry.mtu).collect::<Vec<_>>(), [1500, 9000, 1300]);
+    let mtu = |route| entries(&[route])[0].map(|entry| entry.mtu);
+    assert_eq!(mtu(with_mtu(4, "0.0.0.0/0", 9000, false)), Some(9000));
+    assert_eq!(mtu(with_mtu(6, "::/0", 9000, false)), Some(1500));
+    assert_eq!(mtu(with_mtu(7, "::/0", 9000, true)), Some(9000));
+    assert_eq!(mtu(with_mtu(8, "::/0", 1300, false)), Some(1300));
 }
 
 #[test]
@@ -322,17 +356,17 @@ fn a_gateway_that_is_an_address_of_this_host_is_a_doubt() {
         route.nexthops[0].onlink = onlink;
         route
     };
-    let generation = run(&host(vec![], vec![own, to("10.10.0.0/24", false), to("10.11.0.0/24", true)]));
-    let kinds: Vec<_> = generation.routes4.values().map(|entry| (entry.kind, entry.reason)).collect();
-    assert_eq!(kinds, [(ROUTE_UNSEEN, PassReason::RouteKind as u8), (ROUTE_UNICAST, 0)]);
-    assert_eq!(generation.addrs4[&(24, [10, 10, 0, 0])], ADDR_ONLINK, "its sources may draw redirects");
+    let routes = [own, to("10.10.0.0/24", false), to("10.11.0.0/24", true)];
+    assert_eq!(kinds(&routes)[1..], [unseen(PassReason::RouteKind), UNICAST]);
+    let generation = run(&host(vec![], routes.to_vec()));
+    assert_eq!(source(&generation, "10.10.0.0"), Some(SOURCE_ONLINK), "its sources may draw redirects");
+    assert_eq!(source(&generation, "10.11.0.0"), None);
 }
 
 #[test]
 fn a_route_without_a_gateway_is_on_the_link_whatever_its_scope() {
     let global = Route { scope: 0, ..route(254, "10.9.0.0/24", None, 1) };
-    let generation = run(&host(vec![], vec![global]));
-    assert_eq!(generation.addrs4[&(24, [10, 9, 0, 0])], ADDR_ONLINK);
+    assert_eq!(source(&run(&host(vec![], vec![global])), "10.9.0.255"), Some(SOURCE_ONLINK));
 }
 
 #[test]
@@ -351,38 +385,44 @@ fn a_rule_in_fallback_is_told_in_every_list() {
 
 #[test]
 fn a_destination_with_an_exception_is_told_by_its_address_alone() {
-    use router_common::layout::ADDR_EXCEPTION;
     let mut host = host(vec![], vec![route(254, "10.9.0.0/24", None, 1)]);
     host.exceptions = ["10.9.0.7", "2001:db8::7"].map(|addr| addr.parse().expect("an address")).into();
     let generation = run(&host);
-    assert_eq!(generation.addrs4[&(32, [10, 9, 0, 7])], ADDR_EXCEPTION | ADDR_ONLINK);
-    assert_eq!(generation.addrs4[&(24, [10, 9, 0, 0])], ADDR_ONLINK);
-    assert_eq!(generation.addrs6.values().collect::<Vec<_>>(), [&ADDR_EXCEPTION]);
+    let is_exception = |addr: &str| {
+        let (lines, config) = (generation.lines.as_slice(), &generation.config);
+        let found = match addr.parse().expect("an address") {
+            IpAddr::V4(addr) => find32(lines, config.exceptions4, addr.to_bits()),
+            IpAddr::V6(addr) => find128(lines, config.exceptions6, &words::addr(addr.into()).map(u32::from_be)),
+        };
+        found != NOTHING
+    };
+    let all = ["10.9.0.6", "10.9.0.7", "10.9.0.8", "2001:db8::6", "2001:db8::7", "2001:db8::8"].map(is_exception);
+    assert_eq!(all, [false, true, false, false, true, false]);
+    assert_eq!(source(&generation, "10.9.0.7"), Some(SOURCE_ONLINK), "as a source it is like another");
 }
 
 #[test]
 fn ipv6_routes_that_share_a_next_hop_object_are_the_stacks() {
     let by_object = |dst: &str, nhid| Route { nhid, ..route(111, dst, Some("fd00::1"), 2) };
-    let kinds = |routes: Vec<Route>| run(&host(vec![], routes)).routes6.values().map(|e| e.kind).collect::<Vec<_>>();
-    assert_eq!(kinds(vec![by_object("::/0", 7)]), [ROUTE_UNICAST]);
-    assert_eq!(kinds(vec![by_object("::/0", 7), by_object("fd01::/64", 7)]), [ROUTE_UNSEEN; 2]);
-    assert_eq!(kinds(vec![by_object("::/0", 0), by_object("fd01::/64", 7)]), [ROUTE_UNICAST; 2], "one has no object");
+    assert_eq!(kinds(&[by_object("::/0", 7)]), [UNICAST]);
+    assert_eq!(kinds(&[by_object("::/0", 7), by_object("fd01::/64", 7)]), [unseen(PassReason::RouteKind); 2]);
+    assert_eq!(kinds(&[by_object("::/0", 0), by_object("fd01::/64", 7)]), [UNICAST; 2], "one has no object");
 }
 
 #[test]
 fn ipv4_routes_that_share_a_next_hop_object_are_the_stacks_where_their_answers_differ() {
     let by_object = |dst: &str, mtu| Route { nhid: 7, mtu, ..route(111, dst, Some("10.0.0.1"), 2) };
-    let kinds = |routes: Vec<Route>| run(&host(vec![], routes)).routes4.values().map(|e| e.kind).collect::<Vec<_>>();
-    assert_eq!(kinds(vec![by_object("50.0.0.0/8", None), by_object("51.0.0.0/8", None)]), [ROUTE_UNICAST; 2]);
-    assert_eq!(kinds(vec![by_object("50.0.0.0/8", Some(800)), by_object("51.0.0.0/8", None)]), [ROUTE_UNSEEN; 2]);
+    assert_eq!(kinds(&[by_object("50.0.0.0/8", None), by_object("51.0.0.0/8", None)]), [UNICAST; 2]);
+    let shared = [unseen(PassReason::RouteKind); 2];
+    assert_eq!(kinds(&[by_object("50.0.0.0/8", Some(800)), by_object("51.0.0.0/8", None)]), shared);
     let local = Route { kind: RouteKind::Local, ..by_object("60.0.0.0/8", None) };
-    assert_eq!(kinds(vec![local, by_object("61.0.0.0/8", None)]), [ROUTE_UNSEEN], "delivered here, or sent on");
+    let delivered = unseen(PassReason::LocalDestination);
+    assert_eq!(kinds(&[local, by_object("61.0.0.0/8", None)]), [delivered, shared[0]], "delivered here, or sent on");
 }
 
 #[test]
 fn a_locked_mtu_of_nought_is_the_stacks() {
     let locked = |mtu| Route { mtu, mtu_locked: true, ..route(111, "50.0.0.0/8", Some("10.0.0.1"), 2) };
-    let kinds = |route: Route| run(&host(vec![], vec![route])).routes4.values().map(|e| e.kind).collect::<Vec<_>>();
-    assert_eq!(kinds(locked(Some(800))), [ROUTE_UNICAST]);
-    assert_eq!(kinds(locked(Some(0))), [ROUTE_UNSEEN]);
+    assert_eq!(kinds(&[locked(Some(800))]), [UNICAST]);
+    assert_eq!(kinds(&[locked(Some(0))]), [unseen(PassReason::RouteKind)]);
 }

@@ -4,6 +4,8 @@
 mod compare;
 #[cfg(test)]
 mod compare_test;
+#[cfg(test)]
+mod compiled;
 mod counterexample;
 mod decide;
 #[cfg(test)]

@@ -7,9 +7,15 @@ use crate::proof::generate::Generator;
 use crate::proof::testing::{INTERFACES, route, rule};
 use fastrand::Rng;
 use ipnet::IpNet;
+use std::ops::Range;
 
 /// A random host of the whole language, as far as no kernel is needed for it.
 fn random(rng: &mut Rng) -> Host {
+    random_with(rng, 2..14)
+}
+
+/// The same, with so many rules of each family.
+pub fn random_with(rng: &mut Rng, rules: Range<usize>) -> Host {
     let mut host = Host::default();
     for (index, name) in (1..).zip(["lo"].into_iter().chain(INTERFACES)) {
         let v4 = DeviceConf { forwarding: true, rp_filter: rng.u8(..3), ..DeviceConf::default() };
@@ -19,7 +25,7 @@ fn random(rng: &mut Rng) -> Host {
     host.settings.all_v6.forwarding = true;
     for family in Family::BOTH {
         host.rules.push(Rule::lookup(family, 0, TABLE_LOCAL));
-        let mut added: Vec<Rule> = (0..rng.usize(2..14)).map(|_| rule(rng, family)).collect();
+        let mut added: Vec<Rule> = (0..rng.usize(rules.clone())).map(|_| rule(rng, family)).collect();
         added.push(Rule::lookup(family, 32766, TABLE_MAIN));
         added.sort_by_key(|rule| rule.priority);
         let there = |name: &String| host.links.values().any(|link| link.name == *name);

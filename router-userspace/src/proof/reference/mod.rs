@@ -5,7 +5,7 @@
 //! host the trail shows the rules that `iif lo` meets.
 
 #[cfg(test)]
-mod laws;
+pub(super) mod laws;
 mod marks;
 mod rules;
 mod source;
