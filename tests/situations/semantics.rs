@@ -219,6 +219,26 @@ fn martian_sources_are_dropped_as_the_stack_drops_them() -> Result<()> {
 }
 
 #[test]
+fn link_local_sources_are_forwarded_back_by_where_they_came_from_alone() -> Result<()> {
+    let twins = twins!();
+    twins.ip("-6 route add 2001:db8:203::/48 via fd01::2 dev n1")?;
+    let daemon = twins.run("ebpf", "")?;
+    let mut arrivals = Vec::new();
+    for from in ["fe80::9", "::", "ff0e::9", "::1"] {
+        for (way, to) in [("on", Twins::FAR[1]), ("back", "2001:db8:203::9")] {
+            arrivals.push(Arrival::udp(&format!("{way}-{from}"), "n1", from, to)?);
+        }
+    }
+    let all = twins.compare(&arrivals)?;
+    // `ip6_forward` asks what kind of source it is only where it does not think of a redirect.
+    let forwarded = all.iter().filter(|(_, [alone, _])| alone.iter().any(|seen| seen.icmp().is_none()));
+    let names: Vec<&str> = forwarded.map(|(name, _)| &**name).collect();
+    assert_eq!(names, ["back-::", "back-fe80::9"]);
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
 fn rules_before_the_moved_local_rule_take_even_the_hosts_own_addresses() -> Result<()> {
     let twins = twins!();
     twins.ip("-4 rule add priority 10 iif n1 to 10.3.0.1 table 102
@@ -257,6 +277,39 @@ fn a_rule_that_negates_an_interface_that_is_gone_matches_everything() -> Result<
     let arrivals = both("gone", |_| {})?;
     all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
     assert_eq!(acted(&twins.with, "redirect")?, 2);
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_rule_by_another_name_stays_with_the_interface_that_had_it() -> Result<()> {
+    let twins = twins!();
+    twins.ip("link property add dev n1 altname lan")?;
+    twins.ip("-4 rule add priority 10 iif lan table 103
+              -6 rule add priority 10 iif lan table 103")?;
+    let daemon = twins.run("ebpf", "")?;
+    let arrivals = both("before", |_| {})?;
+    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
+    twins.ip("link property del dev n1 altname lan
+              link property add dev n3 altname lan")?;
+    let arrivals = both("after", |_| {})?;
+    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
+    ensure!(passed(&twins.with, "rule-selector")? == 4);
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_policy_by_another_name_is_the_interfaces_own() -> Result<()> {
+    let twins = twins!();
+    twins.ip("link property add dev n1 altname lan")?;
+    let policy = "[[rule]]\npriority = 10\niif = \"lan\"\ntable = 103\n";
+    twins.alone.ip("-4 rule add priority 10 iif n1 table 103
+                    -6 rule add priority 10 iif n1 table 103")?;
+    let daemon = twins.run("ebpf", policy)?;
+    let arrivals = both("by-policy", |_| {})?;
+    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
+    ensure!(acted(&twins.with, "redirect")? == 2);
     ensure!(daemon.stop()?.success());
     Ok(())
 }

@@ -129,13 +129,13 @@ impl<'a> RuleContext<'a> {
 
 /// Whether a packet from `link` meets the rule's `iif`; None where that is uncertain.
 ///
-/// The kernel looks the name up when the rule is added, and says of a rule only whether it has an interface, not which. A name that
-/// is nobody's now was an alternative one and was taken away since.
+/// The kernel looks the name up when the rule is added, and says of a rule only whether it has an interface, not which. An alternative
+/// name may have gone to another interface since, or away; one's own name never leaves a rule behind (`detach_rules`).
 fn comes_in_by(rule: &Rule, iif: &str, link: &Link, host: &Host) -> Option<bool> {
     if !rule.attached.iif {
         return Some(false);
     }
-    let named = host.link_by_any_name(iif)?;
+    let named = host.link(iif)?;
     // A packet from a port of a VRF counts as one from the VRF (`l3mdev_fib_rule_iif_match`).
     match vrf_of(link, host) {
         Some(vrf) if vrf == named.index || named.index == link.index => None,

@@ -39,7 +39,7 @@ impl Engine {
             why_off: self.why_off.clone(),
             generation: self.updates,
             interfaces: self.interfaces(),
-            rules: rules(&self.host, &self.policy.origins(), &counted),
+            rules: rules(&self.host, &self.policy.origins(&self.host), &counted),
             pass_reasons: passed.map(|(reason, counter)| (reason.name().to_owned(), counter.packets)).collect(),
             waiting: self.waiting.iter().map(ToString::to_string).collect(),
             shadow: self.shadow.as_ref().map(super::shadow::Shadow::status),

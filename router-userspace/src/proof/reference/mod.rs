@@ -24,7 +24,7 @@ use super::packet::Packet;
 use crate::kernel::RouteAnswer;
 use crate::model::{Family, Host, NextHop, RouteKind, Rule, RuleAction, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use router_common::verdict::Verdict;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use walk::End;
 
 /// What a look-up is made for (`struct flowi`).
@@ -65,6 +65,27 @@ pub struct Way {
     pub rule: Option<usize>,
 }
 
+/// A packet that the stack drops whatever its routing decision is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+    /// Why, in a sentence that names the kernel's function.
+    pub why: &'static str,
+    of: Refused,
+}
+
+/// Which packets a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// Those for this host too.
+    All,
+    /// Those that would be forwarded.
+    Forwarded,
+    /// Those that would be forwarded by another interface than this one, by which they come in.
+    ForwardedElsewhere(u32),
+}
+
 /// The reference's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reference {
@@ -75,8 +96,8 @@ pub struct Reference {
     pub trail: Vec<Step>,
     /// IPv4's look at the source, where it came to that.
     pub source: Option<SourceCheck>,
-    /// What the stack does after the routing decision, which RTM_GETROUTE does not tell: IPv6 alone.
-    pub note: Option<&'static str>,
+    /// What the stack refuses before the routing decision or after it, which RTM_GETROUTE does not tell: IPv6 alone.
+    pub refusal: Option<Refusal>,
     /// Why the reference does not know, with verdict `Undecided`.
     pub unknown: Option<String>,
 }
@@ -85,6 +106,15 @@ impl Reference {
     /// The likeliest answer.
     pub fn way(&self) -> &Way {
         &self.ways[0]
+    }
+
+    /// What the stack does instead of this outcome of the look-up; `oif` is 0 without `forward`.
+    pub fn refuses(&self, verdict: Verdict, oif: u32) -> Option<Refusal> {
+        self.refusal.filter(|refusal| match refusal.of {
+            Refused::All => true,
+            Refused::Forwarded => verdict == Verdict::Forward,
+            Refused::ForwardedElsewhere(iif) => verdict == Verdict::Forward && oif != iif,
+        })
     }
 
     /// Whether an answer of the kernel is one of the right ones.
@@ -211,7 +241,7 @@ impl Walker<'_> {
         }
     }
 
-    /// `ip6_route_input_lookup` (net/ipv6/route.c); what `ip6_rcv` and `ip6_forward` refuse besides is told in the note.
+    /// `ip6_route_input_lookup` (net/ipv6/route.c); what `ip6_rcv` and `ip6_forward` refuse besides is told apart.
     fn input6(&self, packet: &Packet, reference: &mut Reference) {
         let flow = self.flow(packet);
         let mut ends = self.walk(&flow, &mut reference.trail);
@@ -228,13 +258,22 @@ impl Walker<'_> {
         else {
             return;
         };
-        reference.note = if link.v6.disabled {
-            Some("IPv6 is off on the ingress interface: the stack drops the packet (ip6_rcv)")
-        } else if saddr.is_multicast() || saddr.is_loopback() || saddr.is_unspecified() || saddr.is_unicast_link_local()
-        {
-            Some("the stack forwards no packet with such a source (ip6_rcv, ip6_forward)")
-        } else if !self.host.forwards(link, Family::Ipv6) && reference.way().verdict == Verdict::Forward {
-            Some("IPv6 forwarding is off: the stack drops the packet (ip6_forward), although the look-up gives a route")
+        let refuse = |of, verdict, why| Some(Refusal { verdict, why, of });
+        let never = |addr: Ipv6Addr| addr.is_loopback();
+        reference.refusal = if link.v6.disabled {
+            let why = "IPv6 is off on the ingress interface: the stack drops the packet (ip6_rcv)";
+            refuse(Refused::All, Verdict::Blackhole, why)
+        } else if saddr.is_multicast() || never(saddr) || matches!(packet.to, IpAddr::V6(daddr) if never(daddr)) {
+            let why =
+                "no packet comes in from a group, or from or to the loopback address: the stack drops it (ip6_rcv)";
+            refuse(Refused::All, Verdict::Martian, why)
+        } else if !self.host.forwards(link, Family::Ipv6) {
+            let why =
+                "IPv6 forwarding is off: the stack drops the packet (ip6_forward), although the look-up gives a route";
+            refuse(Refused::Forwarded, Verdict::Blackhole, why)
+        } else if saddr.is_unspecified() || saddr.is_unicast_link_local() {
+            let why = "the stack forwards no packet with such a source, but back to where it came from (ip6_forward)";
+            refuse(Refused::ForwardedElsewhere(link.index), Verdict::Martian, why)
         } else {
             None
         };
