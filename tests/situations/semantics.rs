@@ -3,8 +3,11 @@
 use crate::twins;
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
+use std::time::Duration;
+use wayfork_tests::eventually;
 use wayfork_tests::frames::{Packet, echo, payload, udp};
 use wayfork_tests::rig::{Rig, Seen};
+use wayfork_tests::tc;
 use wayfork_tests::twins::{Arrival, Departures, Twins, acted, all_by, devices, of_stack, passed, text};
 
 /// Hosts on n1's link, then on n3's.
@@ -69,7 +72,7 @@ fn redirects(twins: &Twins, arrivals: &[Arrival]) -> Result<[usize; 2]> {
         for arrival in arrivals {
             arrival.send(rig)?;
         }
-        let seen = rig.catch(std::time::Duration::from_millis(300))?;
+        let seen = rig.catch(Duration::from_millis(300))?;
         ensure!(seen.iter().all(|seen| seen.dev == "n1"), "{seen:?}");
         let icmp: BTreeSet<_> = seen.iter().filter_map(Seen::icmp).collect();
         *count = icmp.iter().filter(|[kind, _]| matches!(kind, 5 | 137)).count();
@@ -177,7 +180,7 @@ fn marks_do_not_follow_a_packet_into_a_tunnel() -> Result<()> {
             for rig in [&twins.alone, &twins.with] {
                 arrival.send(rig)?;
                 let ways: Vec<_> = rig
-                    .catch(std::time::Duration::from_millis(200))?
+                    .catch(Duration::from_millis(200))?
                     .into_iter()
                     .map(|Seen { dev, caught }| (dev, caught.mark))
                     .collect();
@@ -349,6 +352,37 @@ fn every_fragment_is_without_ports_to_the_rules() -> Result<()> {
     Ok(())
 }
 
+/// Waits until this is what packets from n1 may have done to them.
+fn becomes(rig: &Rig, may: &str) -> Result<()> {
+    eventually(Duration::from_secs(20), may, || {
+        let status = rig.status()?;
+        let interfaces = status["interfaces"].as_array().into_iter().flatten();
+        Ok(interfaces.clone().any(|interface| interface["name"] == "n1" && interface["may"] == may))
+    })
+}
+
+#[test]
+fn what_a_flow_dissector_of_bpf_finds_is_what_the_rules_see() -> Result<()> {
+    let twins = twins!();
+    twins.ip(BY_PORT)?;
+    let daemon = twins.run("ebpf", "")?;
+    let arrivals = both("by-port", |_| {})?;
+    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
+    assert_eq!(acted(&twins.with, "redirect")?, 2);
+    let dissectors = [&twins.alone, &twins.with].map(|rig| tc::dissect_nothing(&rig.lab, Rig::HOST));
+    // Nobody tells of it: Wayfork looks once a second.
+    becomes(&twins.with, "pass")?;
+    let arrivals = both("without-ports", |_| {})?;
+    all_by(&twins.compare(&arrivals)?, &arrivals, "n2")?;
+    assert_eq!(acted(&twins.with, "redirect")?, 2);
+    drop(dissectors);
+    becomes(&twins.with, "redirect")?;
+    let arrivals = both("by-port-again", |_| {})?;
+    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
 #[test]
 fn ports_behind_ipv6_extension_headers_are_seen_by_the_rules() -> Result<()> {
     let twins = twins!();
@@ -397,7 +431,7 @@ fn where_forwarding_is_off_nothing_is_forwarded() -> Result<()> {
     for (value, came) in [("1", true), ("0", false)] {
         twins.settings(&[("net.ipv4.conf.n1.forwarding", value), ("net.ipv6.conf.all.forwarding", value)])?;
         // The kernel does not announce it: it is found at the next look, twice a second.
-        std::thread::sleep(std::time::Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(700));
         let arrivals = both(&format!("now-{value}"), |_| {})?;
         let all = twins.compare(&arrivals)?;
         for seen in of_stack(&all, &arrivals) {

@@ -167,8 +167,11 @@ fn residual(rule: &Rule, link: &Link, host: &Host) -> Option<RuleEntry> {
         }
     }
     known &= selectors.oif.is_none();
-    if let Some((first, _)) = selectors.uidrange {
-        known &= first == 0;
+    match selectors.uidrange {
+        // `sock_net_uid`: the user is the root of the namespace's owners, by the number that it has here.
+        Some(_) if host.settings.of_other_users => unseen = true,
+        Some((first, _)) => known &= first == 0,
+        None => {}
     }
     if selectors.l3mdev {
         match vrf_of(link, host) {

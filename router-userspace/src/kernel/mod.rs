@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod attributes;
+mod dissector;
 mod error;
 pub mod fake;
 mod far_ends;

@@ -129,6 +129,9 @@ pub struct Settings {
     pub hash_policy_v4: u8,
     /// `net.ipv6.fib_multipath_hash_policy`.
     pub hash_policy_v6: u8,
+    /// The namespace belongs to another user namespace than this process: user 0 of its forwarded packets has a number here that
+    /// is not known.
+    pub of_other_users: bool,
 }
 
 /// Everything that routing looks at in one network namespace.

@@ -29,6 +29,8 @@ pub struct Facts {
     pub tcx: BTreeMap<u32, Vec<String>>,
     /// TCX programs on egress by interface index: their names.
     pub tcx_egress: BTreeMap<u32, Vec<String>>,
+    /// A BPF program tells the stack's rules the protocol and the ports of a packet, in place of the kernel's own flow dissector.
+    pub flow_dissector: bool,
     /// Devices whose far end runs a generic XDP program on what it receives.
     pub generic_xdp: Vec<String>,
 }

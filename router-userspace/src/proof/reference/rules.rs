@@ -150,10 +150,14 @@ fn all_selectors(host: &Host, names: &Names<'_>, rule: &Rule, flow: &Flow) -> Ma
             Some(name) => unseen = Some(format!("l3mdev: the table of {name} is not known here")),
         }
     }
-    if let Some((first, last)) = uidrange
-        && !(*first..=*last).contains(&flow.uid)
-    {
-        return Match::No(WhyNot::Uidrange);
+    match uidrange {
+        Some((first, last)) if host.settings.of_other_users => {
+            unseen = Some(format!(
+                "uidrange {first}-{last}: the namespace is one of other users, whose root has another number here"
+            ));
+        }
+        Some((first, last)) if !(*first..=*last).contains(&flow.uid) => return Match::No(WhyNot::Uidrange),
+        _ => {}
     }
     if !contains(*from, flow.saddr, flow.has_saddr) {
         return Match::No(WhyNot::From);

@@ -33,7 +33,12 @@ pub fn world() -> Option<World> {
         .unwrap();
         return None;
     }
-    let (netns, far) = (Netns::new().unwrap(), Netns::new().unwrap());
+    Some(world_in(Netns::new().unwrap()))
+}
+
+/// The same in this namespace, which is empty.
+pub fn world_in(netns: Netns) -> World {
+    let far = Netns::new().unwrap();
     netns
         .run(|| {
             let mut admin = Admin::open().unwrap();
@@ -76,7 +81,7 @@ pub fn world() -> Option<World> {
             }
         })
         .unwrap();
-    Some(World { netns, _far: far })
+    World { netns, _far: far }
 }
 
 /// Waits until the kernel has noticed all carriers and given its links their link-local addresses and routes.
