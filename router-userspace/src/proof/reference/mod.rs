@@ -305,7 +305,11 @@ impl Walker<'_> {
                         let (oif, via) = if verdict == Verdict::Forward { (hop.dev, hop.via) } else { (0, None) };
                         let direct = (via.is_some() && self.fib.may_be_here(hop)).then_some(None);
                         for named in self.fib.stand_ins(route, number) {
-                            let table = self.host.routes[named].table;
+                            let table = match self.host.routes[named].table {
+                                // Without rules IPv4 names the table that it looked into, which is both (`fib_table_lookup`).
+                                TABLE_LOCAL if rule.is_none() && found.family == Family::Ipv4 => TABLE_MAIN,
+                                table => table,
+                            };
                             let ways = direct.into_iter().chain([via]);
                             reference.ways.extend(ways.map(|via| Way { verdict, oif, via, table, rule }));
                         }

@@ -1,6 +1,7 @@
 //! Random routers for tests: a namespace with five interfaces, rules and routes of the whole language.
 #![allow(clippy::unwrap_used)]
 
+mod odd;
 mod routes;
 mod rules;
 mod settings;
@@ -89,15 +90,13 @@ fn settle() {
     let mut kernel = Netlink::open().unwrap();
     for _ in 0..400 {
         let host = kernel.host().unwrap();
-        let up: Vec<u32> =
-            host.links.values().filter(|link| link.lower_up && link.index > 1).map(|link| link.index).collect();
         let has = |table: u32, dev: u32, what: &str| {
             let is = |r: &Route| r.table == table && r.nexthops.iter().any(|hop| hop.dev == dev);
             host.routes.iter().any(|r| is(r) && r.dst.to_string().starts_with(what))
         };
-        if up.len() == 5
-            && up.iter().all(|dev| has(254, *dev, "fe80::/64") && has(255, *dev, "fe80::") && has(255, *dev, "ff00"))
-        {
+        let linked = |dev| has(254, dev, "fe80::/64") && has(255, dev, "fe80::") && has(255, dev, "ff00");
+        let mut up = host.links.values().filter(|link| link.up && link.index > 1 && link.name != "down");
+        if up.all(|link| link.lower_up && (link.v6.disabled || linked(link.index))) {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -202,6 +201,11 @@ pub fn randomize(kernel: &mut Netlink, rng: &mut Rng, easy: bool) -> Host {
         }
     }
     assert!(added >= 4, "the kernel took only {added} of the random rules and routes");
+    if one_in(rng, 2) {
+        odd::additions(rng);
+        odd::changes(kernel, &mut admin, rng);
+        settle();
+    }
     kernel.host().unwrap()
 }
 
@@ -234,19 +238,25 @@ pub fn plain_routes(kernel: &mut Netlink, rng: &mut Rng) -> Host {
 /// Takes the rules and routes of [`randomize`] away again; settings, addresses and next-hop objects are for the next one to
 /// set. Not everything is as new: that a rule was ever added, a namespace never forgets.
 pub fn clear(kernel: &mut Netlink) {
-    for route in kernel.routes().unwrap().iter().filter(|route| route.protocol == 3) {
-        // Of several that share a slot one may have gone with another.
-        drop(kernel.delete_route(route));
+    odd::restore(kernel);
+    settle();
+    let added = kernel.routes().unwrap().into_iter().filter(|route| route.protocol == 3);
+    // Of several that share a slot one may have gone with another.
+    added.for_each(|route| drop(kernel.delete_route(&route)));
+    if kernel.routes().unwrap().iter().any(|route| route.protocol == 3) {
+        odd::flush();
     }
     let rules = kernel.rules().unwrap();
     let added: Vec<Rule> = rules.iter().filter(|rule| rule.protocol == 3).cloned().collect();
     kernel.delete_rules(&added).into_iter().for_each(|outcome| outcome.unwrap());
     for family in Family::BOTH {
-        if !rules.iter().any(|rule| rule.family == family && rule.priority == 0) {
+        let is_local = |rule: &Rule| *rule == Rule { protocol: 2, ..Rule::lookup(family, 0, TABLE_LOCAL) };
+        if !rules.iter().any(is_local) {
             kernel.add_rule(&Rule { protocol: 2, ..Rule::lookup(family, 0, TABLE_LOCAL) }).unwrap();
         }
     }
     let left: Vec<Route> = kernel.routes().unwrap().into_iter().filter(|route| route.protocol == 3).collect();
     assert_eq!(left, [], "routes that cannot be deleted");
-    assert_eq!(kernel.rules().unwrap().len(), 5, "rules that cannot be deleted");
+    let left = kernel.rules().unwrap();
+    assert_eq!(left.len(), 5, "rules that cannot be deleted: {}", crate::model::display_rules(&left));
 }
