@@ -22,7 +22,7 @@ pub use walk::{Outcome, Step, Walker};
 
 use super::packet::Packet;
 use crate::kernel::RouteAnswer;
-use crate::model::{Family, Host, NextHop, RouteKind, Rule, RuleAction, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::model::{Family, Host, NextHop, Route, RouteKind, Rule, RuleAction, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use router_common::verdict::Verdict;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use walk::End;
@@ -63,6 +63,8 @@ pub struct Way {
     pub table: u32,
     /// Index in `Host::rules` of the rule that decided.
     pub rule: Option<usize>,
+    /// The longest packet that is forwarded so; the longest of all without `forward`.
+    pub mtu: u32,
 }
 
 /// A packet that the stack drops whatever its routing decision is.
@@ -84,6 +86,8 @@ enum Refused {
     Forwarded,
     /// Those that would be forwarded by another interface than this one, by which they come in.
     ForwardedElsewhere(u32),
+    /// Those that would be forwarded by this interface.
+    ForwardedBy(u32),
 }
 
 /// The reference's answer.
@@ -96,8 +100,8 @@ pub struct Reference {
     pub trail: Vec<Step>,
     /// IPv4's look at the source, where it came to that.
     pub source: Option<SourceCheck>,
-    /// What the stack refuses before the routing decision or after it, which RTM_GETROUTE does not tell: IPv6 alone.
-    pub refusal: Option<Refusal>,
+    /// What the stack refuses before the routing decision or after it, which RTM_GETROUTE does not tell.
+    pub refusals: Vec<Refusal>,
     /// Why the reference does not know, with verdict `Undecided`.
     pub unknown: Option<String>,
 }
@@ -110,11 +114,14 @@ impl Reference {
 
     /// What the stack does instead of this outcome of the look-up; `oif` is 0 without `forward`.
     pub fn refuses(&self, verdict: Verdict, oif: u32) -> Option<Refusal> {
-        self.refusal.filter(|refusal| match refusal.of {
+        let forwarded = verdict == Verdict::Forward;
+        let concerned = |refusal: &&Refusal| match refusal.of {
             Refused::All => true,
-            Refused::Forwarded => verdict == Verdict::Forward,
-            Refused::ForwardedElsewhere(iif) => verdict == Verdict::Forward && oif != iif,
-        })
+            Refused::Forwarded => forwarded,
+            Refused::ForwardedElsewhere(iif) => forwarded && oif != iif,
+            Refused::ForwardedBy(dev) => forwarded && oif == dev,
+        };
+        self.refusals.iter().find(concerned).copied()
     }
 
     /// Whether an answer of the kernel is one of the right ones.
@@ -166,6 +173,7 @@ impl Walker<'_> {
             reference.unknown = Some("the stack has learned a gateway or a path MTU for this destination".to_owned());
             reference.give(Verdict::Undecided);
         }
+        self.shape(packet, &mut reference);
         let mut distinct: Vec<Way> = Vec::new();
         for way in reference.ways.drain(..) {
             if !distinct.contains(&way) {
@@ -241,6 +249,35 @@ impl Walker<'_> {
         }
     }
 
+    /// What `ip_forward` and `ip6_forward` ask of a packet beside its addresses.
+    fn shape(&self, packet: &Packet, reference: &mut Reference) {
+        if packet.iif.is_none() {
+            return;
+        }
+        if packet.shape.ttl <= 1 {
+            let why = "its TTL ends here: the stack says that the time is exceeded (ip_forward, ip6_forward)";
+            reference.refusals.push(Refusal { verdict: Verdict::Unreachable, why, of: Refused::Forwarded });
+        }
+        for way in reference.ways.iter().filter(|way| u32::from(packet.shape.length) > way.mtu) {
+            let why = "it is longer than the MTU: the stack cuts it or sends it back (ip_forward, ip6_forward)";
+            let of = Refused::ForwardedBy(way.oif);
+            reference.refusals.push(Refusal { verdict: Verdict::Unreachable, why, of });
+        }
+    }
+
+    /// The length that a packet may have that takes this way out of a route: `ip_dst_mtu_maybe_forward`,
+    /// `ip6_dst_mtu_maybe_forward` (and `ip6_skb_dst_mtu` after it).
+    fn mtu(&self, route: &Route, dev: u32) -> u32 {
+        let Some(link) = self.host.links.get(&dev) else { return 0 };
+        match route.family {
+            Family::Ipv4 => route.mtu.filter(|mtu| *mtu > 0).unwrap_or(link.mtu),
+            Family::Ipv6 => {
+                let device = if link.v6.mtu > 0 { link.v6.mtu } else { link.mtu };
+                device.min(route.mtu.filter(|mtu| *mtu > 0).unwrap_or(device))
+            }
+        }
+    }
+
     /// `ip6_route_input_lookup` (net/ipv6/route.c); what `ip6_rcv` and `ip6_forward` refuse besides is told apart.
     fn input6(&self, packet: &Packet, reference: &mut Reference) {
         let flow = self.flow(packet);
@@ -258,25 +295,23 @@ impl Walker<'_> {
         else {
             return;
         };
-        let refuse = |of, verdict, why| Some(Refusal { verdict, why, of });
+        let mut refuse = |of, verdict, why| reference.refusals.push(Refusal { verdict, why, of });
         let never = |addr: Ipv6Addr| addr.is_loopback();
-        reference.refusal = if link.v6.disabled {
+        if link.v6.disabled {
             let why = "IPv6 is off on the ingress interface: the stack drops the packet (ip6_rcv)";
-            refuse(Refused::All, Verdict::Blackhole, why)
+            refuse(Refused::All, Verdict::Blackhole, why);
         } else if saddr.is_multicast() || never(saddr) || matches!(packet.to, IpAddr::V6(daddr) if never(daddr)) {
             let why =
                 "no packet comes in from a group, or from or to the loopback address: the stack drops it (ip6_rcv)";
-            refuse(Refused::All, Verdict::Martian, why)
+            refuse(Refused::All, Verdict::Martian, why);
         } else if !self.host.forwards(link, Family::Ipv6) {
             let why =
                 "IPv6 forwarding is off: the stack drops the packet (ip6_forward), although the look-up gives a route";
-            refuse(Refused::Forwarded, Verdict::Blackhole, why)
+            refuse(Refused::Forwarded, Verdict::Blackhole, why);
         } else if saddr.is_unspecified() || saddr.is_unicast_link_local() {
             let why = "the stack forwards no packet with such a source, but back to where it came from (ip6_forward)";
-            refuse(Refused::ForwardedElsewhere(link.index), Verdict::Martian, why)
-        } else {
-            None
-        };
+            refuse(Refused::ForwardedElsewhere(link.index), Verdict::Martian, why);
+        }
     }
 
     /// Turns the end of a walk into answers. `judge` says what may become of a route of a kind by an egress interface, the
@@ -290,7 +325,7 @@ impl Walker<'_> {
             }
             End::Refused { rule, verdict, route } => {
                 let table = route.map_or(0, |route| self.host.routes[route].table);
-                reference.ways.push(Way { verdict, oif: 0, via: None, table, rule });
+                reference.ways.push(Way { verdict, oif: 0, via: None, table, rule, mtu: u32::MAX });
             }
             End::Route { rule, route, hops } => {
                 let found = &self.host.routes[route];
@@ -303,6 +338,7 @@ impl Walker<'_> {
                 for (number, hop) in hops {
                     for verdict in judge(found.kind, hop.dev) {
                         let (oif, via) = if verdict == Verdict::Forward { (hop.dev, hop.via) } else { (0, None) };
+                        let mtu = if oif == 0 { u32::MAX } else { self.mtu(found, oif) };
                         let direct = (via.is_some() && self.fib.may_be_here(hop)).then_some(None);
                         for named in self.fib.stand_ins(route, number) {
                             let table = match self.host.routes[named].table {
@@ -311,7 +347,7 @@ impl Walker<'_> {
                                 table => table,
                             };
                             let ways = direct.into_iter().chain([via]);
-                            reference.ways.extend(ways.map(|via| Way { verdict, oif, via, table, rule }));
+                            reference.ways.extend(ways.map(|via| Way { verdict, oif, via, table, rule, mtu }));
                         }
                     }
                 }
@@ -369,6 +405,6 @@ impl Reference {
     }
 
     fn give(&mut self, verdict: Verdict) {
-        self.ways.push(Way { verdict, oif: 0, via: None, table: 0, rule: None });
+        self.ways.push(Way { verdict, oif: 0, via: None, table: 0, rule: None, mtu: u32::MAX });
     }
 }
