@@ -260,6 +260,7 @@ fn explain_and_tell(
     if mark != packet.mark {
         notes.push(format!("[[mark]] rewrites the mark {:#x} to {mark:#x} before the rules see it", packet.mark));
     }
+    notes.extend(packet.shape.text());
     if answer.is_none() {
         let name = protocol_name(packet.ipproto);
         notes

@@ -35,6 +35,27 @@ impl Default for Shape {
     }
 }
 
+impl Shape {
+    /// What is unusual about it, in a sentence; None where nothing is.
+    pub fn text(self) -> Option<String> {
+        let plain = Shape::default();
+        let mut said = Vec::new();
+        if self.ecn != plain.ecn {
+            said.push(format!("the ECN bits {:#04b}", self.ecn));
+        }
+        if self.ttl != plain.ttl {
+            said.push(format!("the TTL {}", self.ttl));
+        }
+        if self.length != plain.length {
+            said.push(format!("{} bytes", self.length));
+        }
+        if let Some(extension) = self.extension {
+            said.push(format!("an extension header ({})", extension.number()));
+        }
+        (!said.is_empty()).then(|| format!("the packet has {}", said.join(", ")))
+    }
+}
+
 /// An IPv6 extension header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Extension {
