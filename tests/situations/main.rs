@@ -13,6 +13,7 @@ mod modes;
 mod neighbour;
 mod no_file;
 mod other_tc;
+mod own;
 mod privilege;
 mod random;
 mod reload;
