@@ -4,7 +4,7 @@
 
 use super::decide::Decider;
 use super::reference::{Outcome, Reference};
-use super::testing::{INTERFACES, World, clear, have_object, plain_routes, randomize, world};
+use super::testing::{INTERFACES, World, clear, have_object, plain_routes, randomize_more, world};
 use super::text::route_text;
 use super::{Measure, Packet, Program, Refresh, ask, generated};
 use crate::kernel::admin::write_setting;
@@ -166,7 +166,7 @@ fn under_the_whole_language_only_odd_routes_and_local_addresses_are_left_to_the_
     }
     let mut all = Count::default();
     let whole = |kernel: &mut Netlink, rng: &mut fastrand::Rng| {
-        randomize(kernel, rng, true);
+        randomize_more(kernel, rng, true);
         for name in INTERFACES.into_iter().chain(["all"]) {
             drop(write_setting(&format!("net.ipv4.conf.{name}.send_redirects"), "0"));
         }
