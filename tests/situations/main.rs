@@ -2,6 +2,7 @@
 
 mod bench;
 mod chains;
+mod doubts;
 mod exceptions;
 mod firewall;
 mod foreign;

@@ -4,17 +4,15 @@ use crate::twins;
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use wayfork_tests::eventually;
 use wayfork_tests::frames::{Packet, echo, payload, udp};
 use wayfork_tests::rig::{Rig, Seen};
-use wayfork_tests::tc;
 use wayfork_tests::twins::{Arrival, Departures, Twins, acted, all_by, devices, of_stack, passed, text};
 
 /// Hosts on n1's link, then on n3's.
 const HOSTS: [[&str; 2]; 2] = [["10.1.0.7", "fd01::7"], ["10.3.0.7", "fd03::7"]];
 
 /// UDP from n1's host to the far one, in each family.
-fn both(name: &str, change: impl Fn(&mut Packet)) -> Result<Vec<Arrival>> {
+pub(crate) fn both(name: &str, change: impl Fn(&mut Packet)) -> Result<Vec<Arrival>> {
     let pairs = HOSTS[0].into_iter().zip(Twins::FAR);
     pairs.map(|(from, to)| Ok(Arrival::udp(&format!("{name}-{to}"), "n1", from, to)?.but(&change))).collect()
 }
@@ -285,39 +283,6 @@ fn a_rule_that_negates_an_interface_that_is_gone_matches_everything() -> Result<
 }
 
 #[test]
-fn a_rule_by_another_name_stays_with_the_interface_that_had_it() -> Result<()> {
-    let twins = twins!();
-    twins.ip("link property add dev n1 altname lan")?;
-    twins.ip("-4 rule add priority 10 iif lan table 103
-              -6 rule add priority 10 iif lan table 103")?;
-    let daemon = twins.run("ebpf", "")?;
-    let arrivals = both("before", |_| {})?;
-    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
-    twins.ip("link property del dev n1 altname lan
-              link property add dev n3 altname lan")?;
-    let arrivals = both("after", |_| {})?;
-    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
-    ensure!(passed(&twins.with, "rule-selector")? == 4);
-    ensure!(daemon.stop()?.success());
-    Ok(())
-}
-
-#[test]
-fn a_policy_by_another_name_is_the_interfaces_own() -> Result<()> {
-    let twins = twins!();
-    twins.ip("link property add dev n1 altname lan")?;
-    let policy = "[[rule]]\npriority = 10\niif = \"lan\"\ntable = 103\n";
-    twins.alone.ip("-4 rule add priority 10 iif n1 table 103
-                    -6 rule add priority 10 iif n1 table 103")?;
-    let daemon = twins.run("ebpf", policy)?;
-    let arrivals = both("by-policy", |_| {})?;
-    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
-    ensure!(acted(&twins.with, "redirect")? == 2);
-    ensure!(daemon.stop()?.success());
-    Ok(())
-}
-
-#[test]
 fn a_gateway_that_is_the_hosts_own_address_counts_as_none() -> Result<()> {
     let twins = twins!();
     twins.ip("-4 route add 111.11.0.0/16 via 10.2.0.1 dev n2")?;
@@ -333,7 +298,7 @@ fn a_gateway_that_is_the_hosts_own_address_counts_as_none() -> Result<()> {
 }
 
 /// Rules that send port 9000 by n3.
-const BY_PORT: &str = "
+pub(crate) const BY_PORT: &str = "
     -4 rule add priority 10 ipproto udp dport 9000 table 103
     -6 rule add priority 10 ipproto udp dport 9000 table 103";
 
@@ -348,37 +313,6 @@ fn every_fragment_is_without_ports_to_the_rules() -> Result<()> {
         let arrivals = both(&format!("fragment-{offset}-{more}"), |packet| packet.fragment_as(offset, more))?;
         all_by(&twins.compare(&arrivals)?, &arrivals, "n2")?;
     }
-    ensure!(daemon.stop()?.success());
-    Ok(())
-}
-
-/// Waits until this is what packets from n1 may have done to them.
-fn becomes(rig: &Rig, may: &str) -> Result<()> {
-    eventually(Duration::from_secs(20), may, || {
-        let status = rig.status()?;
-        let interfaces = status["interfaces"].as_array().into_iter().flatten();
-        Ok(interfaces.clone().any(|interface| interface["name"] == "n1" && interface["may"] == may))
-    })
-}
-
-#[test]
-fn what_a_flow_dissector_of_bpf_finds_is_what_the_rules_see() -> Result<()> {
-    let twins = twins!();
-    twins.ip(BY_PORT)?;
-    let daemon = twins.run("ebpf", "")?;
-    let arrivals = both("by-port", |_| {})?;
-    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
-    assert_eq!(acted(&twins.with, "redirect")?, 2);
-    let dissectors = [&twins.alone, &twins.with].map(|rig| tc::dissect_nothing(&rig.lab, Rig::HOST));
-    // Nobody tells of it: Wayfork looks once a second.
-    becomes(&twins.with, "pass")?;
-    let arrivals = both("without-ports", |_| {})?;
-    all_by(&twins.compare(&arrivals)?, &arrivals, "n2")?;
-    assert_eq!(acted(&twins.with, "redirect")?, 2);
-    drop(dissectors);
-    becomes(&twins.with, "redirect")?;
-    let arrivals = both("by-port-again", |_| {})?;
-    all_by(&twins.compare(&arrivals)?, &arrivals, "n3")?;
     ensure!(daemon.stop()?.success());
     Ok(())
 }

@@ -260,7 +260,7 @@ fn switch_off(subject: &mut Subject<'_>, host: &Host, marks: &[MarkRule], packet
         let now = subject.read()?;
         subject.decider.refresh(&now)?;
         let said = ask_all(subject, &Measure::new(&now, marks), packet)?;
-        if !said.is_some_and(|said| said.differs.is_some()) {
+        if said.is_none_or(|said| said.differs.is_none()) {
             subject.kernel.write_setting(&name, &value.to_string())?;
         }
     }
