@@ -216,6 +216,81 @@ fn a_packet_made_here_has_the_kernels_side_alone() {
     assert!(String::from_utf8_lossy(&text.stdout).contains("the kernel's side alone: made on this host"));
 }
 
+/// A chain of the hook output that marks 0x20, and a count of what leaves by `eth1`.
+fn marking(kind: &str) -> String {
+    format!(
+        "table inet t {{
+            counter by_eth1 {{}}
+            chain c {{ type {kind} hook output priority mangle; ip daddr 8.8.8.8 meta mark set 0x20; }}
+            chain p {{ type filter hook postrouting priority 0; oifname eth1 ip daddr 8.8.8.8 counter name by_eth1; }}
+        }}
+"
+    )
+}
+
+#[test]
+fn an_output_chain_lies_between_and_changes_the_way_only_where_it_routes_anew() {
+    let Some(router) = Router::new() else { return };
+    let nft = |arguments: &[&str], input: &[u8]| {
+        let mut nft = Command::new("nft");
+        nft.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = router.finish(nft, input);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    for (kind, rewrites) in [("route", true), ("filter", false)] {
+        nft(&["-f", "-"], marking(kind).as_bytes());
+        let (document, _) = router.json(&["explain", "8.8.8.8", "--json"], b"");
+        let between = document["between"].as_array().expect("a list");
+        let chain =
+            between.iter().find(|met| met["what"] == "nftables chain inet t/c (hook output)").expect("the chain");
+        assert_eq!(chain["rewrites"], rewrites, "{kind}");
+        let asked = document["ip_route_get"].as_array().and_then(|all| all.last()).expect("a question");
+        assert_eq!(asked["differs"].as_str().is_some_and(|why| why.contains("hook output")), rewrites, "{asked}");
+        // What really becomes of a packet.
+        let send = || std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"?", "8.8.8.8:9"));
+        router.netns.run(send).expect("a thread inside").expect("sent");
+        let counted = nft(&["list", "counter", "inet", "t", "by_eth1"], b"");
+        assert_eq!(counted.contains("packets 1 "), rewrites, "{kind}: {counted}");
+        nft(&["delete", "table", "inet", "t"], b"");
+    }
+}
+
+#[test]
+fn what_ipv6_refuses_after_the_look_up_is_the_verdict() {
+    let Some(router) = Router::new() else { return };
+    let ask = |from: &str, to: &str| {
+        let question = ["--json", "explain", to, "--iif", "eth1", "--from", from];
+        let (document, status) = router.json(&question, b"");
+        assert_eq!((status, &document["agree"]), (Some(0), &json!(true)), "{document}");
+        (document["kernel"].clone(), document["notes"].to_string())
+    };
+    let (kernel, notes) = ask("fe80::9", "fd00::7");
+    assert_eq!(kernel["verdict"], "forward", "back by where it came from, table 111: {notes}");
+    router
+        .netns
+        .run(|| -> wayfork::kernel::Result<()> {
+            let mut kernel = Netlink::open()?;
+            let marked = kernel.rules()?.into_iter().filter(|rule| rule.selectors.iif.is_some());
+            marked.for_each(|rule| kernel.delete_rule(&rule).expect("deleted"));
+            Ok(())
+        })
+        .expect("a thread inside")
+        .expect("the rules are gone");
+    for from in ["fe80::9", "::", "::1", "ff02::9"] {
+        let (kernel, notes) = ask(from, "2001:db8::9");
+        assert_eq!((&kernel["verdict"], &kernel["oif"]), (&json!("martian"), &Value::Null), "{from}");
+        assert!(notes.contains("ip6_"), "{notes}");
+    }
+    // Neighbours speak from such sources.
+    let (kernel, notes) = ask("fe80::9", "fd01::2");
+    assert_eq!((kernel["verdict"].as_str(), notes.contains("ip6_")), (Some("local"), false), "{notes}");
+    router.netns.run(|| write_setting("net.ipv6.conf.all.forwarding", "0")).expect("a thread inside").expect("set");
+    let (kernel, notes) = ask("fd01::9", "2001:db8::9");
+    assert_eq!(kernel["verdict"], "blackhole");
+    assert!(notes.contains("IPv6 forwarding is off"), "{notes}");
+}
+
 #[test]
 fn what_ip_route_get_leaves_out_and_what_lies_between_are_told() {
     let Some(router) = Router::new() else { return };

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chains;
+mod doubts;
 mod exceptions;
 mod firewall;
 mod foreign;
@@ -13,6 +14,7 @@ mod modes;
 mod neighbour;
 mod no_file;
 mod other_tc;
+mod own;
 mod privilege;
 mod random;
 mod reload;

@@ -3,6 +3,7 @@
 use crate::twins;
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use wayfork_tests::frames::{Packet, echo, payload, udp};
 use wayfork_tests::rig::{Rig, Seen};
 use wayfork_tests::twins::{Arrival, Departures, Twins, acted, all_by, devices, of_stack, passed, text};
@@ -11,7 +12,7 @@ use wayfork_tests::twins::{Arrival, Departures, Twins, acted, all_by, devices, o
 const HOSTS: [[&str; 2]; 2] = [["10.1.0.7", "fd01::7"], ["10.3.0.7", "fd03::7"]];
 
 /// UDP from n1's host to the far one, in each family.
-fn both(name: &str, change: impl Fn(&mut Packet)) -> Result<Vec<Arrival>> {
+pub(crate) fn both(name: &str, change: impl Fn(&mut Packet)) -> Result<Vec<Arrival>> {
     let pairs = HOSTS[0].into_iter().zip(Twins::FAR);
     pairs.map(|(from, to)| Ok(Arrival::udp(&format!("{name}-{to}"), "n1", from, to)?.but(&change))).collect()
 }
@@ -69,7 +70,7 @@ fn redirects(twins: &Twins, arrivals: &[Arrival]) -> Result<[usize; 2]> {
         for arrival in arrivals {
             arrival.send(rig)?;
         }
-        let seen = rig.catch(std::time::Duration::from_millis(300))?;
+        let seen = rig.catch(Duration::from_millis(300))?;
         ensure!(seen.iter().all(|seen| seen.dev == "n1"), "{seen:?}");
         let icmp: BTreeSet<_> = seen.iter().filter_map(Seen::icmp).collect();
         *count = icmp.iter().filter(|[kind, _]| matches!(kind, 5 | 137)).count();
@@ -177,7 +178,7 @@ fn marks_do_not_follow_a_packet_into_a_tunnel() -> Result<()> {
             for rig in [&twins.alone, &twins.with] {
                 arrival.send(rig)?;
                 let ways: Vec<_> = rig
-                    .catch(std::time::Duration::from_millis(200))?
+                    .catch(Duration::from_millis(200))?
                     .into_iter()
                     .map(|Seen { dev, caught }| (dev, caught.mark))
                     .collect();
@@ -214,6 +215,26 @@ fn martian_sources_are_dropped_as_the_stack_drops_them() -> Result<()> {
     assert_eq!(forwarded()?, ["from-0.1.2.3", "from-10.1.0.255", "from-240.0.0.1"]);
     twins.ip("-4 rule add priority 10 from 198.51.100.1 table 102")?;
     assert_eq!(forwarded()?, ["from-0.1.2.3", "from-240.0.0.1"]);
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn link_local_sources_are_forwarded_back_by_where_they_came_from_alone() -> Result<()> {
+    let twins = twins!();
+    twins.ip("-6 route add 2001:db8:203::/48 via fd01::2 dev n1")?;
+    let daemon = twins.run("ebpf", "")?;
+    let mut arrivals = Vec::new();
+    for from in ["fe80::9", "::", "ff0e::9", "::1"] {
+        for (way, to) in [("on", Twins::FAR[1]), ("back", "2001:db8:203::9")] {
+            arrivals.push(Arrival::udp(&format!("{way}-{from}"), "n1", from, to)?);
+        }
+    }
+    let all = twins.compare(&arrivals)?;
+    // `ip6_forward` asks what kind of source it is only where it does not think of a redirect.
+    let forwarded = all.iter().filter(|(_, [alone, _])| alone.iter().any(|seen| seen.icmp().is_none()));
+    let names: Vec<&str> = forwarded.map(|(name, _)| &**name).collect();
+    assert_eq!(names, ["back-::", "back-fe80::9"]);
     ensure!(daemon.stop()?.success());
     Ok(())
 }
@@ -277,7 +298,7 @@ fn a_gateway_that_is_the_hosts_own_address_counts_as_none() -> Result<()> {
 }
 
 /// Rules that send port 9000 by n3.
-const BY_PORT: &str = "
+pub(crate) const BY_PORT: &str = "
     -4 rule add priority 10 ipproto udp dport 9000 table 103
     -6 rule add priority 10 ipproto udp dport 9000 table 103";
 
@@ -344,7 +365,7 @@ fn where_forwarding_is_off_nothing_is_forwarded() -> Result<()> {
     for (value, came) in [("1", true), ("0", false)] {
         twins.settings(&[("net.ipv4.conf.n1.forwarding", value), ("net.ipv6.conf.all.forwarding", value)])?;
         // The kernel does not announce it: it is found at the next look, twice a second.
-        std::thread::sleep(std::time::Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(700));
         let arrivals = both(&format!("now-{value}"), |_| {})?;
         let all = twins.compare(&arrivals)?;
         for seen in of_stack(&all, &arrivals) {

@@ -26,6 +26,8 @@ pub enum Side {
 
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
+const BPF_PROG_TYPE_FLOW_DISSECTOR: u32 = 22;
+const BPF_FLOW_DISSECTOR: u32 = 17;
 const XDP_FLAGS_SKB_MODE: u32 = 2;
 /// XDP_DROP.
 const XDP_DROP: i32 = 1;
@@ -49,6 +51,7 @@ struct Load {
 #[repr(C)]
 struct Link {
     prog_fd: u32,
+    /// Or the descriptor of a network namespace.
     target_ifindex: u32,
     attach_type: u32,
     flags: u32,
@@ -69,6 +72,22 @@ pub fn attach(lab: &Lab, host: &str, dev: &str, side: Side, verdict: i32) -> Res
 pub fn drop_by_generic_xdp(lab: &Lab, host: &str, dev: &str) -> Result<OwnedFd> {
     let link = link(lab, host, dev, (BPF_PROG_TYPE_XDP, XDP_DROP), BPF_XDP, XDP_FLAGS_SKB_MODE)?;
     link.with_context(|| format!("attach an XDP program to {dev} of {host}"))
+}
+
+/// A flow dissector that finds neither protocol nor ports in any packet of a host, for as long as this lives.
+pub fn dissect_nothing(lab: &Lab, host: &str) -> Result<OwnedFd> {
+    let netns = lab.netns(host)?;
+    // BPF_OK: it is done, and has found nothing.
+    let program = load(BPF_PROG_TYPE_FLOW_DISSECTOR, 0)?;
+    let link = Link {
+        prog_fd: program.as_raw_fd() as u32,
+        target_ifindex: netns.fd().as_raw_fd() as u32,
+        attach_type: BPF_FLOW_DISSECTOR,
+        flags: 0,
+        relative_fd: 0,
+        expected_revision: 0,
+    };
+    bpf::open(BPF_LINK_CREATE, &link).with_context(|| format!("attach a flow dissector to {host}"))
 }
 
 fn link(

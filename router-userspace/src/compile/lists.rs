@@ -167,7 +167,7 @@ impl<'a> RuleLists<'a> {
         for (index, rule) in self.rules.iter().enumerate() {
             place.push(list.len());
             let meets = answers.next_if(|(dependent, _)| **dependent == index).map_or(Meets::Yes, |(_, meets)| *meets);
-            let Some((flags, selectors)) = residual(rule, meets) else { continue };
+            let Some((flags, selectors)) = residual(rule, meets, self.host) else { continue };
             let mut action =
                 ActionEntry { flags, suppress_prefixlength: -1, suppress_ifgroup: NO_GROUP, ..Zeroable::zeroed() };
             let mut jump = None;
@@ -276,13 +276,13 @@ impl Actions {
 
 /// Whether a packet from `link` meets the rule's `iif`.
 ///
-/// The kernel looks the name up when the rule is added, and says of a rule only whether it has an interface, not which. A name that
-/// is nobody's now was an alternative one and was taken away since.
+/// The kernel looks the name up when the rule is added, and says of a rule only whether it has an interface, not which. An alternative
+/// name may have gone to another interface since, or away; one's own name never leaves a rule behind (`detach_rules`).
 fn comes_in_by(rule: &Rule, iif: &str, link: &Link, host: &Host) -> Meets {
     if !rule.attached.iif {
         return Meets::No;
     }
-    let Some(named) = host.link_by_any_name(iif) else { return Meets::Unseen };
+    let Some(named) = host.link(iif) else { return Meets::Unseen };
     // A packet from a port of a VRF counts as one from the VRF (`l3mdev_fib_rule_iif_match`).
     match vrf_of(link, host) {
         Some(vrf) if vrf == named.index || named.index == link.index => Meets::Unseen,
@@ -302,13 +302,17 @@ fn vrf_of(link: &Link, host: &Host) -> Option<u32> {
 /// never match.
 ///
 /// Follows `fib_rule_match()` (net/core/fib_rules.c) for a forwarded packet: no outgoing interface yet, user id 0.
-fn residual(rule: &Rule, meets: Meets) -> Option<(u32, Selectors)> {
+fn residual(rule: &Rule, meets: Meets, host: &Host) -> Option<(u32, Selectors)> {
     let selectors = &rule.selectors;
     let mut entry = Selectors::zeroed();
-    let unseen = meets == Meets::Unseen || !selectors.unknown.is_empty();
-    let mut known = meets != Meets::No;
-    known &= selectors.oif.is_none();
-    known &= selectors.uidrange.is_none_or(|(first, _)| first == 0);
+    let mut unseen = meets == Meets::Unseen || !selectors.unknown.is_empty();
+    let mut known = meets != Meets::No && selectors.oif.is_none();
+    match selectors.uidrange {
+        // `sock_net_uid`: the user is the root of the namespace's owners, by the number that it has here.
+        Some(_) if host.settings.of_other_users => unseen = true,
+        Some((first, _)) => known &= first == 0,
+        None => {}
+    }
     if !known {
         // One selector fails for certain: the conjunction is false, and `not` makes it true, always.
         return selectors.not.then_some((0, entry));

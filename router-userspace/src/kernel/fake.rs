@@ -280,6 +280,10 @@ fn numbers(action: RuleAction) -> (u8, u32) {
 }
 
 impl Kernel for FakeKernel {
+    fn write_setting(&mut self, name: &str, _: &str) -> Result<()> {
+        Err(Error::from_errno(format!("write the setting {name}"), libc::EROFS))
+    }
+
     fn rules(&mut self) -> Result<Vec<Rule>> {
         Ok(self.host.rules.clone())
     }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod attributes;
+mod dissector;
 mod error;
 pub mod fake;
 mod far_ends;
@@ -109,6 +110,8 @@ pub trait Kernel {
     fn routes(&mut self) -> Result<Vec<Route>>;
     /// All interfaces, with their settings of both families.
     fn links(&mut self) -> Result<BTreeMap<u32, Link>>;
+    /// Writes a setting of the namespace ([`admin::write_setting`]). For throw-away namespaces alone.
+    fn write_setting(&mut self, name: &str, value: &str) -> Result<()>;
     /// All addresses.
     fn addresses(&mut self) -> Result<Vec<Address>>;
     /// The neighbour tables of both families.

@@ -56,6 +56,10 @@ impl Netlink {
 }
 
 impl Kernel for Netlink {
+    fn write_setting(&mut self, name: &str, value: &str) -> Result<()> {
+        self.inside(|| super::admin::write_setting(name, value))
+    }
+
     fn rules(&mut self) -> Result<Vec<Rule>> {
         rules::dump(&mut self.socket)
     }

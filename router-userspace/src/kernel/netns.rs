@@ -4,7 +4,7 @@ use super::{Admin, Error, Result};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -47,6 +47,12 @@ impl Netns {
         Ok(Netns { fd: file.into() })
     }
 
+    /// The one behind a descriptor.
+    #[cfg(test)]
+    pub fn of(fd: OwnedFd) -> Self {
+        Netns { fd }
+    }
+
     /// One that `ip netns add NAME` made.
     pub fn named(name: &str) -> Result<Self> {
         let what = format!("open network namespace {name:?}");
@@ -82,6 +88,24 @@ impl Netns {
         let stat = File::from(copy.fd).metadata();
         let stat = stat.map_err(|cause| Error::new("tell a network namespace's identity", cause))?;
         Ok((stat.st_dev(), stat.st_ino()))
+    }
+
+    /// Whether it belongs to another user namespace than that of the calling thread.
+    pub fn is_of_other_users(&self) -> Result<bool> {
+        /// NS_GET_USERNS (include/uapi/linux/nsfs.h).
+        const NS_GET_USERNS: libc::c_ulong = 0xb701;
+        let error = |cause| Error::new("tell whose a network namespace is", cause);
+        // SAFETY: the request takes no argument.
+        let owner = unsafe { libc::ioctl(self.fd.as_raw_fd(), NS_GET_USERNS) };
+        if owner < 0 {
+            let cause = io::Error::last_os_error();
+            // An owner that this process cannot see is another.
+            return if cause.raw_os_error() == Some(libc::EPERM) { Ok(true) } else { Err(error(cause)) };
+        }
+        // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+        let owner = unsafe { File::from_raw_fd(owner) }.metadata().map_err(error)?;
+        let own = File::open("/proc/thread-self/ns/user").and_then(|own| own.metadata()).map_err(error)?;
+        Ok((owner.st_dev(), owner.st_ino()) != (own.st_dev(), own.st_ino()))
     }
 
     /// Moves the calling thread, and what it starts from then on, into the namespace. A process moves as a whole only while

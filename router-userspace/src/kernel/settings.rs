@@ -38,6 +38,7 @@ pub(super) fn read_all() -> Result<Settings> {
         keep_priority: read("net.ipv4.ip_forward_update_priority")?.is_some_and(|value| value == "0"),
         hash_policy_v4: small("net.ipv4.fib_multipath_hash_policy")?,
         hash_policy_v6: small("net.ipv6.fib_multipath_hash_policy")?,
+        of_other_users: super::Netns::current()?.is_of_other_users()?,
     })
 }
 

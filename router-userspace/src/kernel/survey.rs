@@ -1,6 +1,6 @@
 //! Everything that could act on a redirected or marked packet, read at once.
 
-use super::{Event, Monitor, Result, far_ends, hooks, nft_list, tc, wireguard, xfrm};
+use super::{Event, Monitor, Result, dissector, far_ends, hooks, nft_list, tc, wireguard, xfrm};
 use crate::safety::Facts;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_XFRM};
 use std::collections::BTreeMap;
@@ -35,6 +35,7 @@ pub fn survey(programs: ForeignPrograms) -> Facts {
     facts.fwmark_reflect = or_doubt("fwmark_reflect", hooks::fwmark_reflect(), &mut doubts);
     facts.filters = or_doubt("traffic control", tc::filters(), &mut doubts);
     facts.generic_xdp = or_doubt("XDP programs behind virtual devices", far_ends::generic_xdp(), &mut doubts);
+    facts.flow_dissector = or_doubt("BPF flow dissectors", dissector::attached(), &mut doubts);
     facts.doubts.append(&mut doubts);
     facts
 }

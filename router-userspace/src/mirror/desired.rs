@@ -173,6 +173,7 @@ fn want_rules(policy: &Policy, host: &Host, classes: &MarkClasses, desired: &mut
     let ownerless = |rule: &Rule| Rule { protocol: 0, ..rule.clone() };
     let foreign = host.rules.iter().filter(|rule| rule.protocol != OWN_PROTOCOL);
     let foreign: HashMap<Rule, u8> = foreign.map(|rule| (ownerless(rule), rule.protocol)).collect();
+    let own_names = host.own_names();
     let mut seen = HashSet::new();
     let early = classes
         .tables
@@ -180,7 +181,7 @@ fn want_rules(policy: &Policy, host: &Host, classes: &MarkClasses, desired: &mut
         .flat_map(|(table, class)| Family::BOTH.map(|family| class_rule(family, *class, classes.bits, *table)));
     let early = early.map(|item| Wanted { item, origin: Origin::MarkClass });
     let filed = policy.rules.iter().map(|lowered| Wanted {
-        item: as_kept(&lowered.rule),
+        item: as_kept(&lowered.rule).by_own_names(&own_names),
         origin: Origin::File { name: lowered.name.clone(), at: lowered.at.clone() },
     });
     for wanted in early.chain(filed) {

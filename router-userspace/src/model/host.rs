@@ -1,7 +1,7 @@
 //! What one network namespace holds: the snapshot that every decision is compiled from.
 
 use super::{Family, Route, Rule, RuleFeature};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// An interface.
@@ -129,6 +129,9 @@ pub struct Settings {
     pub hash_policy_v4: u8,
     /// `net.ipv6.fib_multipath_hash_policy`.
     pub hash_policy_v6: u8,
+    /// The namespace belongs to another user namespace than this process: user 0 of its forwarded packets has a number here that
+    /// is not known.
+    pub of_other_users: bool,
 }
 
 /// Everything that routing looks at in one network namespace.
@@ -168,6 +171,15 @@ impl Host {
     /// The interface that the kernel finds by a name, its own or another (`__dev_get_by_name`, net/core/dev.c): no two share one.
     pub fn link_by_any_name(&self, name: &str) -> Option<&Link> {
         self.links.values().find(|link| link.name == name || link.altnames.iter().any(|other| other == name))
+    }
+
+    /// The interfaces' own names by their other names.
+    pub fn own_names(&self) -> HashMap<&str, &str> {
+        let mut names = HashMap::new();
+        for link in self.links.values() {
+            names.extend(link.altnames.iter().map(|other| (other.as_str(), link.name.as_str())));
+        }
+        names
     }
 
     /// The name of an interface, or `if7` where it is gone.

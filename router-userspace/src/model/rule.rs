@@ -2,6 +2,7 @@
 
 use super::{AddressSet, Family};
 use ipnet::IpNet;
+use std::collections::HashMap;
 use std::fmt;
 
 /// Which ports a selector takes, host byte order.
@@ -182,6 +183,18 @@ impl Rule {
             text += &format!("{}", realms & 0xffff);
         }
         text
+    }
+
+    /// The same rule by the interfaces' own names ([`super::Host::own_names`]): to which interface the kernel has attached a rule by
+    /// another name, it does not tell.
+    #[must_use]
+    pub fn by_own_names(mut self, own_names: &HashMap<&str, &str>) -> Self {
+        for name in [&mut self.selectors.iif, &mut self.selectors.oif] {
+            if let Some(own) = name.as_deref().and_then(|name| own_names.get(name)) {
+                *name = Some((*own).to_owned());
+            }
+        }
+        self
     }
 
     /// Whether two rules decide alike wherever they stand: everything but the owner is equal.

@@ -21,7 +21,7 @@ pub use load::{LARGEST, LARGEST_SET, load, load_file, parse, parse_in};
 pub use names::TableNames;
 pub use values::{ipproto_name, ipproto_number};
 
-use crate::model::{Family, MarkRule, PrefixSet, RouteKind, Rule, Side, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::model::{Family, Host, MarkRule, PrefixSet, RouteKind, Rule, Side, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -260,9 +260,10 @@ impl Policy {
         })
     }
 
-    /// An index from rules, whoever owns them, to where the file asks for them.
-    pub fn origins(&self) -> Origins<'_> {
-        let ownerless = |rule: &Rule| Rule { protocol: 0, ..rule.clone() };
+    /// An index from rules of a host, whoever owns them, to where the file asks for them.
+    pub fn origins(&self, host: &Host) -> Origins<'_> {
+        let own_names = host.own_names();
+        let ownerless = |rule: &Rule| Rule { protocol: 0, ..rule.clone() }.by_own_names(&own_names);
         Origins { by_rule: self.rules.iter().map(|lowered| (ownerless(&lowered.rule), lowered)).collect() }
     }
 }

@@ -1,6 +1,6 @@
 //! `compare`: many packets decided by the fast path, by the kernel and by the reference, until one differs.
 
-use super::counterexample::{Counterexample, Side, commands};
+use super::counterexample::{Counterexample, Side, commands, switches};
 use super::decide::{self, DeciderError, Fast, Measure, Refresh};
 use super::explain::{ExplainError, FastSide, explain_packet};
 use super::packet::Packet;
@@ -208,6 +208,7 @@ fn counterexample(
         return describe(subject, &host, marks, (small, differs), Some(why));
     }
     take_away(subject, &host, marks, &small)?;
+    switch_off(subject, &host, marks, &small)?;
     let fewest = subject.read()?;
     subject.decider.refresh(&fewest)?;
     let measure = Measure::new(&fewest, marks);
@@ -217,6 +218,9 @@ fn counterexample(
         return describe(subject, &fewest, marks, (least, differs), None);
     }
     restore(subject.kernel, &host)?;
+    for (name, value) in switches(&host) {
+        subject.kernel.write_setting(&name, &value.to_string())?;
+    }
     let host = subject.read()?;
     subject.decider.refresh(&host)?;
     let why = "with fewer it shows at times only: the kernel remembers earlier answers";
@@ -247,6 +251,20 @@ fn describe(
 /// The smallest packet that differs.
 fn smaller(subject: &mut Subject<'_>, measure: &Measure<'_>, packet: Packet) -> Result<Packet, CompareError> {
     shrink(packet, |smaller| Ok(ask_all(subject, measure, smaller)?.is_some_and(|said| said.differs.is_some())))
+}
+
+/// Switches every setting off without which `packet` still differs.
+fn switch_off(subject: &mut Subject<'_>, host: &Host, marks: &[MarkRule], packet: &Packet) -> Result<(), CompareError> {
+    for (name, value) in switches(host) {
+        subject.kernel.write_setting(&name, "0")?;
+        let now = subject.read()?;
+        subject.decider.refresh(&now)?;
+        let said = ask_all(subject, &Measure::new(&now, marks), packet)?;
+        if said.is_none_or(|said| said.differs.is_none()) {
+            subject.kernel.write_setting(&name, &value.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Leaves the fewest rules and routes with which `packet` differs.

@@ -130,6 +130,8 @@ fn the_policy_is_made_small_too_and_the_commands_repeat_what_the_kernel_says() {
         tried += 1;
         let adds = |what: &str| example.commands.iter().filter(|line| line.contains(what)).count();
         assert_eq!((adds(" rule add "), adds(" route add ")), (1, 1), "seed {seed}: {:#?}", example.commands);
+        let on = |line: &&String| line.starts_with("sysctl ") && !line.ends_with("=0") && !line.contains("forward");
+        assert_eq!(example.commands.iter().find(on), None, "seed {seed}: a setting that the lie does not look at");
         let said = example.explanation.kernel.as_ref().unwrap();
         let Some(told) = paste(&example.commands) else { continue };
         let dev = format!("dev {}", said.oif.as_ref().unwrap());

@@ -74,7 +74,7 @@ pub fn commands(host: &Host, packet: &Packet, mark: u32, reference: &Reference, 
     for (number, link) in links.iter().enumerate() {
         lines.extend(link_commands(link, number));
     }
-    lines.extend(settings(host, &links));
+    lines.extend(settings(host, &links).into_iter().map(|(name, value)| format!("sysctl -w {name}={value}")));
     for link in &links {
         // The kernel makes link-local addresses by itself.
         let own = |address: &&crate::model::Address| {
@@ -137,10 +137,10 @@ fn link_commands(link: &Link, number: usize) -> Vec<String> {
 
 /// The settings that routing looks at. A new namespace may have IPv4's from the one that it was made in, so that the values
 /// which nobody set are written too where they decide something.
-fn settings(host: &Host, links: &[&Link]) -> Vec<String> {
+fn settings(host: &Host, links: &[&Link]) -> Vec<(String, u8)> {
     let (all4, all6) = (&host.settings.all_v4, &host.settings.all_v6);
-    let mut lines: Vec<String> = Vec::new();
-    let mut set = |name: String, value: u8| lines.push(format!("sysctl -w {name}={value}"));
+    let mut lines: Vec<(String, u8)> = Vec::new();
+    let mut set = |name: String, value: u8| lines.push((name, value));
     set("net.ipv4.ip_forward".into(), u8::from(all4.forwarding));
     set("net.ipv6.conf.all.forwarding".into(), u8::from(all6.forwarding));
     let own = |conf: &DeviceConf| {
@@ -178,6 +178,13 @@ fn settings(host: &Host, links: &[&Link]) -> Vec<String> {
         }
     }
     lines
+}
+
+/// The settings that are on and that a packet may do without: all but whether anything is forwarded.
+pub(super) fn switches(host: &Host) -> Vec<(String, u8)> {
+    let all = settings(host, &host.links.values().filter(|link| link.index != LOOPBACK).collect::<Vec<_>>());
+    let removable = |name: &str| !name.ends_with("forward") && !name.ends_with(".forwarding");
+    all.into_iter().filter(|(name, value)| *value != 0 && removable(name)).collect()
 }
 
 /// The rules that every namespace begins with.

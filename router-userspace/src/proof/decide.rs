@@ -135,6 +135,10 @@ pub fn ask(kernel: &mut dyn Kernel, host: &Host, packet: &Packet, mark: u32) -> 
 /// `pass` agrees by definition. `mark` leaves the packet to the stack, which still judges its source: where the kernel
 /// refuses that, the mark has taken nothing away. What the kernel could not be asked is held against the reference.
 pub fn agree(fast: &Fast, answer: Option<&RouteAnswer>, reference: &Reference) -> bool {
+    // The look-up is not all: a packet that leaves by the fast path is not one that the stack drops.
+    if fast.action == Action::Redirect && reference.refuses(fast.verdict, fast.oif).is_some() {
+        return false;
+    }
     let Some(answer) = answer else {
         return fast.action == Action::Pass || reference.allows_decision(fast.verdict, fast.oif, fast.via, fast.table);
     };

@@ -14,7 +14,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn way(oif: u32) -> Way {
-    Way { verdict: Verdict::Forward, oif, via: Some(ip("10.0.0.1")), table: 111, rule: None }
+    Way { verdict: Verdict::Forward, oif, via: Some(ip("10.0.0.1")), table: 111, rule: None, mtu: u32::MAX }
 }
 
 fn fast(action: Action, verdict: Verdict, oif: u32) -> Fast {
@@ -69,7 +69,8 @@ fn next_hops_of_one_route_agree_with_each_other() {
 
 #[test]
 fn verdicts_that_the_kernel_cannot_tell_apart_agree() {
-    let none = reference(vec![Way { verdict: Verdict::Blackhole, oif: 0, via: None, table: 0, rule: None }]);
+    let none =
+        reference(vec![Way { verdict: Verdict::Blackhole, oif: 0, via: None, table: 0, rule: None, mtu: u32::MAX }]);
     let dropped = fast(Action::Drop, Verdict::Blackhole, 0);
     assert!(agree(&dropped, Some(&answer(Verdict::Martian, libc::EINVAL, 0)), &none));
     assert!(!agree(&dropped, Some(&answer(Verdict::NoRoute, libc::ENETUNREACH, 0)), &none));

@@ -5,7 +5,7 @@
 //! WAYFORK_SOAK_MINUTES says how long, WAYFORK_SEED with which round to begin.
 #![allow(clippy::unwrap_used)]
 
-use super::testing::{clear, have_object, marks, randomize, world};
+use super::testing::{clear, have_object, marks, randomize_more, world};
 use super::{Decider, DeciderError, Fast, Packet, Program, Refresh, Report, Subject, compare, generated};
 use crate::model::{Host, Link};
 use router_common::verdict::{Action, PassReason, Verdict};
@@ -59,7 +59,7 @@ fn round(seed: u64, tally: &mut Tally) -> bool {
             if number > 0 {
                 clear(kernel);
             }
-            let host = randomize(kernel, &mut rng, number % 4 != 0);
+            let host = randomize_more(kernel, &mut rng, number % 4 != 0);
             let decider = match &mut program {
                 Some(program) => {
                     program.refresh(&host).unwrap();

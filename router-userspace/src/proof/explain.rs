@@ -3,7 +3,7 @@
 use super::decide::{self, Decider, DeciderError, Fast, Measure};
 use super::packet::{Packet, protocol_name};
 use super::question::{BadQuestion, Question};
-use super::reference::{Outcome, Reference, Step, WhyNot, memberships};
+use super::reference::{Outcome, Reference, Refusal, Step, WhyNot, memberships};
 use super::route_get::{self, Asked, RouteGet};
 use super::text::route_text;
 use crate::kernel::{self, Kernel, RouteAnswer};
@@ -207,10 +207,9 @@ pub fn explain(
     let measure = Measure::new(host, &marks);
     let (mut explanation, told) = explain_and_tell(&packet, &measure, policy, kernel, fast)?;
     explanation.notes.splice(0..0, notes);
-    let link = packet.iif.and_then(|iif| host.links.get(&iif));
-    let met = link.map(|link| between(facts, link)).unwrap_or_default();
-    let Told { mark, answer, note } = &told;
-    let asked = Asked { host, packet: &packet, mark: *mark, answer: answer.as_ref(), note: *note, between: &met };
+    let met = between(facts, packet.iif.and_then(|iif| host.links.get(&iif)));
+    let Told { mark, answer, refusal } = &told;
+    let asked = Asked { host, packet: &packet, mark: *mark, answer: answer.as_ref(), refusal: *refusal, between: &met };
     explanation.ip_route_get = route_get::commands(kernel, &asked)?;
     let view = |one: Between| BetweenView { what: one.what, effect: one.effect, rewrites: one.rewrites };
     explanation.between = met.into_iter().map(view).collect();
@@ -223,8 +222,8 @@ struct Told {
     mark: u32,
     /// The kernel's answer.
     answer: Option<RouteAnswer>,
-    /// What the stack does after the look-up.
-    note: Option<&'static str>,
+    /// What the stack does instead of what the look-up says.
+    refusal: Option<Refusal>,
 }
 
 /// The same for a packet that is known already.
@@ -246,7 +245,7 @@ fn explain_and_tell(
     fast: FastSide<'_>,
 ) -> Result<(Explanation, Told), ExplainError> {
     let host = measure.host;
-    let origins = policy.map(Policy::origins).unwrap_or_default();
+    let origins = policy.map(|policy| policy.origins(host)).unwrap_or_default();
     let view = Viewer { host, ids: rule_ids(&host.rules), origins };
     let link = packet.iif.and_then(|iif| host.links.get(&iif));
     let (decided, ebpf_reason) = match (link, fast) {
@@ -263,12 +262,17 @@ fn explain_and_tell(
         let what = if measure.marks.iter().any(|mark| mark.membership) { "[[mark]] or a set" } else { "[[mark]]" };
         notes.push(format!("{what} rewrites the mark {:#x} to {mark:#x} before the rules see it", packet.mark));
     }
+    notes.extend(packet.shape.text());
     if answer.is_none() {
         let name = protocol_name(packet.ipproto);
         notes
             .push(format!("the kernel takes no question about {name}, and the rules tell it from those that it takes"));
     }
-    notes.extend(reference.note.map(str::to_owned));
+    let (verdict, oif) = answer
+        .as_ref()
+        .map_or_else(|| (reference.way().verdict, reference.way().oif), |answer| (answer.verdict, answer.oif));
+    let refusal = reference.refuses(verdict, oif);
+    notes.extend(refusal.map(|refusal| refusal.why.to_owned()));
     notes.extend(reference.unknown.as_ref().map(|what| format!("the trail ends where it cannot be followed: {what}")));
     let explanation = Explanation {
         schema: 1,
@@ -289,7 +293,7 @@ fn explain_and_tell(
         between: Vec::new(),
         notes,
     };
-    Ok((explanation, Told { mark, answer, note: reference.note }))
+    Ok((explanation, Told { mark, answer, refusal }))
 }
 
 impl Explanation {
@@ -345,11 +349,13 @@ impl Viewer<'_> {
         // Of two verdicts that the kernel's error cannot tell apart, the reference's is the one that explains the trail.
         let expected = reference.way().verdict;
         let verdict = if answer.errno != 0 && answer.allows(expected) { expected } else { answer.verdict };
+        // The look-up is not all that the stack asks.
+        let verdict = reference.refuses(verdict, answer.oif).map_or(verdict, |refusal| refusal.verdict);
         let forward = verdict == Verdict::Forward;
         KernelView {
             verdict: verdict.name().to_owned(),
             oif: forward.then(|| self.host.link_name(answer.oif)),
-            via: answer.via,
+            via: answer.via.filter(|_| forward),
             table: forward.then_some(answer.table),
             errno: answer.errno,
         }

@@ -1,6 +1,6 @@
 //! Packets around the boundaries of a host's rules and routes, always the same ones for the same seed.
 
-use super::packet::{ICMP, ICMPV6, Packet, TCP, UDP, askable_protocol, has_ports};
+use super::packet::{Extension, ICMP, ICMPV6, Packet, Shape, TCP, UDP, askable_protocol, has_ports};
 use crate::model::{FLOWLABEL_MASK, Family, Host, MarkRule, Ports, Route, Rule, TABLE_LOCAL};
 use fastrand::Rng;
 use ipnet::IpNet;
@@ -27,6 +27,8 @@ struct Values {
     ports: Vec<u16>,
     dscps: Vec<u8>,
     flowlabels: Vec<u32>,
+    /// One byte less than an MTU, as long, and one more.
+    lengths: Vec<u16>,
 }
 
 /// What a packet must have to match the selectors of a rule or to take a route.
@@ -131,6 +133,7 @@ impl Values {
             ports: ports.into_iter().chain([1, 53, 443, 65535]).collect(),
             dscps: dscps.into_iter().chain([0, 46, 63]).collect(),
             flowlabels: flowlabels.into_iter().chain([0]).collect(),
+            lengths: lengths(host),
             rules,
         }
     }
@@ -150,6 +153,19 @@ impl Values {
             dscp: choose(rng, &self.dscps).unwrap_or(0),
             flowlabel: choose(rng, &self.flowlabels).unwrap_or(0),
             fragment: self.family == Family::Ipv4 && rng.u8(..16) == 0,
+            shape: self.shape(rng),
+        }
+    }
+
+    /// One packet in four is of another shape than most.
+    fn shape(&self, rng: &mut Rng) -> Shape {
+        let plain = Shape::default();
+        match rng.u8(..16) {
+            0 => Shape { ecn: rng.u8(..4), ..plain },
+            1 => Shape { ttl: choose(rng, &[0, 1, 2, 255]).unwrap_or(plain.ttl), ..plain },
+            2 => Shape { length: choose(rng, &self.lengths).unwrap_or(0), ..plain },
+            3 if self.family == Family::Ipv6 => Shape { extension: choose(rng, &Extension::ALL), ..plain },
+            _ => plain,
         }
     }
 
@@ -199,7 +215,7 @@ impl Values {
 
     /// Changes one field to another value worth a try.
     fn disturb(&self, rng: &mut Rng, packet: &mut Packet) {
-        match rng.u8(..10) {
+        match rng.u8(..11) {
             0 => packet.from = Some(self.plain_address(rng)),
             1 => packet.to = self.any_address(rng),
             2 => packet.mark ^= 1 << rng.u32(..32),
@@ -208,6 +224,7 @@ impl Values {
             5 => packet.sport = self.port(rng),
             6 => packet.dport = self.port(rng),
             7 => packet.fragment = self.family == Family::Ipv4 && !packet.fragment,
+            9 => packet.shape = self.shape(rng),
             8 => packet.flowlabel = choose(rng, &self.flowlabels).unwrap_or(0),
             _ => packet.dscp ^= 1 << rng.u8(..6),
         }
@@ -282,6 +299,16 @@ fn within(rng: &mut Rng, net: IpNet) -> IpAddr {
 /// A mark's value, the values one bit away from it, and the value with all the bits set that its mask leaves out.
 fn marks_around((value, mask): (u32, u32)) -> impl Iterator<Item = u32> {
     (0..32).map(move |bit| value ^ 1 << bit).chain([value, value | !mask, value.wrapping_sub(1), value.wrapping_add(1)])
+}
+
+/// The lengths around the MTUs of interfaces and routes, as far as a test run takes such packets.
+fn lengths(host: &Host) -> Vec<u16> {
+    /// A page, without what the kernel needs of it around the frame (`bpf_test_init`, net/bpf/test_run.c).
+    const MOST: u32 = 3000;
+    let devices = host.links.values().flat_map(|link| [link.mtu, link.v6.mtu]);
+    let mtus: BTreeSet<u32> = devices.chain(host.routes.iter().filter_map(|route| route.mtu)).collect();
+    let around = mtus.into_iter().filter(|mtu| (68..MOST).contains(mtu)).flat_map(|mtu| [mtu - 1, mtu, mtu + 1]);
+    around.filter_map(|length| u16::try_from(length).ok()).collect()
 }
 
 /// One of some ports.

@@ -15,8 +15,86 @@ pub const ICMPV6: u8 = 58;
 
 /// ARPHRD_ETHER.
 const ARPHRD_ETHER: u16 = 1;
-/// TTL or hop limit of every packet made here: any value above 1 decides alike.
-const TTL: u8 = 64;
+
+/// What no rule looks at, but what can make a packet another for the program, or for the stack after its routing decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// The two ECN bits, which share an octet with DSCP.
+    pub ecn: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// The length with the IP header; shorter than its headers: just these.
+    pub length: u16,
+    /// IPv6: a header between that of IPv6 and the transport's.
+    pub extension: Option<Extension>,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape { ecn: 0, ttl: 64, length: 0, extension: None }
+    }
+}
+
+impl Shape {
+    /// What is unusual about it, in a sentence; None where nothing is.
+    pub fn text(self) -> Option<String> {
+        let plain = Shape::default();
+        let mut said = Vec::new();
+        if self.ecn != plain.ecn {
+            said.push(format!("the ECN bits {:#04b}", self.ecn));
+        }
+        if self.ttl != plain.ttl {
+            said.push(format!("the TTL {}", self.ttl));
+        }
+        if self.length != plain.length {
+            said.push(format!("{} bytes", self.length));
+        }
+        if let Some(extension) = self.extension {
+            said.push(format!("an extension header ({})", extension.number()));
+        }
+        (!said.is_empty()).then(|| format!("the packet has {}", said.join(", ")))
+    }
+}
+
+/// An IPv6 extension header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extension {
+    /// Hop-by-hop options.
+    HopByHop,
+    /// A routing header of a type that nobody knows, with nothing left to visit.
+    Routing,
+    /// The first of several fragments. Rules find no ports in it.
+    Fragment,
+    /// Destination options.
+    Destination,
+}
+
+impl Extension {
+    /// All of them.
+    pub const ALL: [Extension; 4] =
+        [Extension::HopByHop, Extension::Routing, Extension::Fragment, Extension::Destination];
+
+    /// NEXTHDR_* (include/net/ipv6.h).
+    fn number(self) -> u8 {
+        match self {
+            Extension::HopByHop => 0,
+            Extension::Routing => 43,
+            Extension::Fragment => 44,
+            Extension::Destination => 60,
+        }
+    }
+
+    /// Its eight bytes in front of a header of protocol `next`.
+    fn bytes(self, next: u8) -> [u8; 8] {
+        match self {
+            // PadN over the four bytes that are left.
+            Extension::HopByHop | Extension::Destination => [next, 0, 1, 4, 0, 0, 0, 0],
+            Extension::Routing => [next, 0, 253, 0, 0, 0, 0, 0],
+            // More fragments follow; number 7.
+            Extension::Fragment => [next, 0, 0, 1, 0, 0, 0, 7],
+        }
+    }
+}
 
 /// What a routing decision looks at. Ports are in host byte order and 0 where the protocol has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,12 +119,27 @@ pub struct Packet {
     pub flowlabel: u32,
     /// IPv4: one of several fragments, the first one. Rules find no ports in it.
     pub fragment: bool,
+    /// Its other sides.
+    pub shape: Shape,
 }
 
 impl Packet {
     /// A UDP packet without ports, mark or DSCP.
     pub fn new(iif: Option<u32>, from: Option<IpAddr>, to: IpAddr) -> Self {
-        Packet { iif, from, to, mark: 0, ipproto: UDP, sport: 0, dport: 0, dscp: 0, flowlabel: 0, fragment: false }
+        let shape = Shape::default();
+        Packet {
+            iif,
+            from,
+            to,
+            mark: 0,
+            ipproto: UDP,
+            sport: 0,
+            dport: 0,
+            dscp: 0,
+            flowlabel: 0,
+            fragment: false,
+            shape,
+        }
     }
 
     /// The family of its addresses.
@@ -64,7 +157,7 @@ impl Packet {
 
     /// Whether the flow dissector finds ports in it: in its protocol (`proto_ports_offset`, include/linux/in.h), and in no fragment.
     pub fn has_ports(&self) -> bool {
-        has_ports(self.ipproto) && !self.fragment
+        has_ports(self.ipproto) && !self.fragment && self.shape.extension != Some(Extension::Fragment)
     }
 
     /// The question to the kernel. `mark` is the packet's mark after the `[[mark]]` statements, which RTM_GETROUTE does not
@@ -103,7 +196,9 @@ impl Packet {
             IpAddr::V4(_) => [0x08, 0x00],
             IpAddr::V6(_) => [0x86, 0xdd],
         });
-        let payload = self.transport();
+        let mut payload = self.transport();
+        let header = if self.to.is_ipv4() { 20 } else { 40 };
+        payload.resize(payload.len().max(usize::from(self.shape.length).saturating_sub(header)), 0);
         match (self.source(), self.to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => frame.extend(self.ipv4_header(from, to, payload.len())),
             (IpAddr::V6(from), IpAddr::V6(to)) => frame.extend(self.ipv6_header(from, to, payload.len())),
@@ -114,7 +209,7 @@ impl Packet {
         frame
     }
 
-    /// The transport header, long enough for its protocol, without a checksum: nothing before the socket looks at it.
+    /// The transport header behind the extension header, long enough for its protocol, without a checksum: nothing before the socket looks at it.
     fn transport(&self) -> Vec<u8> {
         let mut bytes = vec![0; 20];
         match self.ipproto {
@@ -139,17 +234,20 @@ impl Packet {
             bytes[at..at + 2].copy_from_slice(&self.sport.to_be_bytes());
             bytes[at + 2..at + 4].copy_from_slice(&self.dport.to_be_bytes());
         }
+        if let Some(extension) = self.shape.extension {
+            bytes.splice(0..0, extension.bytes(self.ipproto));
+        }
         bytes
     }
 
     fn ipv4_header(&self, from: Ipv4Addr, to: Ipv4Addr, payload: usize) -> Vec<u8> {
         let mut header = vec![0u8; 20];
         header[0] = 0x45;
-        header[1] = self.dscp << 2;
+        header[1] = self.dscp << 2 | self.shape.ecn;
         header[2..4].copy_from_slice(&(20 + payload as u16).to_be_bytes());
         // More fragments follow.
         header[6] = if self.fragment { 0x20 } else { 0 };
-        header[8] = TTL;
+        header[8] = self.shape.ttl;
         header[9] = self.ipproto;
         header[12..16].copy_from_slice(&from.octets());
         header[16..20].copy_from_slice(&to.octets());
@@ -161,11 +259,12 @@ impl Packet {
     fn ipv6_header(&self, from: Ipv6Addr, to: Ipv6Addr, payload: usize) -> Vec<u8> {
         let mut header = vec![0u8; 40];
         // Version 6, then the traffic class, of which DSCP is the upper six bits, then the flow label.
-        let first = 6 << 28 | u32::from(self.dscp) << 22 | self.flowlabel & FLOWLABEL_MASK;
+        let first =
+            6 << 28 | u32::from(self.dscp) << 22 | u32::from(self.shape.ecn) << 20 | self.flowlabel & FLOWLABEL_MASK;
         header[..4].copy_from_slice(&first.to_be_bytes());
         header[4..6].copy_from_slice(&(payload as u16).to_be_bytes());
-        header[6] = self.ipproto;
-        header[7] = TTL;
+        header[6] = self.shape.extension.map_or(self.ipproto, Extension::number);
+        header[7] = self.shape.ttl;
         header[8..24].copy_from_slice(&from.octets());
         header[24..40].copy_from_slice(&to.octets());
         header

@@ -1,6 +1,6 @@
 //! Packets from a capture: addresses, protocol, ports and DSCP of each IP packet; a capture knows no marks.
 
-use super::packet::{Packet, has_ports};
+use super::packet::{Packet, Shape, has_ports};
 use crate::model::Host;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, LinkSlice};
 use pcap_parser::traits::PcapReaderIterator;
@@ -152,6 +152,7 @@ impl<'a> Capture<'a> {
             dscp,
             flowlabel,
             fragment: payload.fragmented,
+            shape: Shape::default(),
         };
         let mac = match &sliced.link {
             Some(LinkSlice::Ethernet2(header)) => Some(header.destination()),

@@ -1,6 +1,6 @@
 //! What `explain` is asked, and the packet that this makes on a host.
 
-use super::packet::{self, Packet, UDP};
+use super::packet::{self, Packet, Shape, UDP};
 use crate::model::{FLOWLABEL_MASK, Family, Host};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -122,6 +122,7 @@ impl Question {
             dscp: self.dscp,
             flowlabel: self.flowlabel,
             fragment: self.fragment,
+            shape: Shape::default(),
         };
         Ok((packet, assumed))
     }

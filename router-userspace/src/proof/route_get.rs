@@ -2,6 +2,7 @@
 
 use super::decide::askable;
 use super::packet::{Packet, askable_protocol, protocol_name};
+use super::reference::Refusal;
 use crate::kernel::{self, Kernel, RouteAnswer, RouteQuery};
 use crate::model::Host;
 use crate::safety::Between;
@@ -28,8 +29,8 @@ pub(super) struct Asked<'a> {
     pub mark: u32,
     /// The kernel's answer about the packet.
     pub answer: Option<&'a RouteAnswer>,
-    /// What the stack does after the look-up.
-    pub note: Option<&'static str>,
+    /// What the stack does instead of what the look-up says.
+    pub refusal: Option<Refusal>,
     /// What else the packet meets.
     pub between: &'a [Between],
 }
@@ -64,11 +65,9 @@ pub(super) fn commands(kernel: &mut dyn Kernel, asked: &Asked<'_>) -> kernel::Re
 
 /// Why the kernel's answer to the whole question is not what becomes of the packet.
 fn why_not(asked: &Asked<'_>) -> Option<String> {
-    let mut reasons: Vec<String> = asked.note.map(str::to_owned).into_iter().collect();
-    if asked.packet.iif.is_some() {
-        let rewriting = asked.between.iter().filter(|one| one.rewrites);
-        reasons.extend(rewriting.map(|one| format!("it does not pass {}, which {}", one.what, one.effect)));
-    }
+    let mut reasons: Vec<String> = asked.refusal.iter().map(|refusal| refusal.why.to_owned()).collect();
+    let rewriting = asked.between.iter().filter(|one| one.rewrites);
+    reasons.extend(rewriting.map(|one| format!("it does not pass {}, which {}", one.what, one.effect)));
     let stood_for = askable(asked.host, asked.packet).filter(|other| other.ipproto != asked.packet.ipproto);
     if stood_for.is_some() && !askable_protocol(asked.packet.ipproto, asked.packet.family()) {
         let name = protocol_name(asked.packet.ipproto);

@@ -1,6 +1,6 @@
 //! The smallest packet that still shows a disagreement.
 
-use super::packet::{Packet, UDP, has_ports};
+use super::packet::{Packet, Shape, UDP, has_ports};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Simplifies `packet` as long as `differs` says that the disagreement stays: fewer fields that are not zero, fewer bits.
@@ -34,6 +34,16 @@ fn candidates(packet: &Packet) -> Vec<Packet> {
     offer(Packet { dscp: 0, ..*packet });
     offer(Packet { flowlabel: 0, ..*packet });
     offer(Packet { fragment: false, ..*packet });
+    let shape = packet.shape;
+    let plain = Shape::default();
+    for simpler in [
+        Shape { ecn: 0, ..shape },
+        Shape { ttl: plain.ttl, ..shape },
+        Shape { length: 0, ..shape },
+        Shape { extension: None, ..shape },
+    ] {
+        offer(Packet { shape: simpler, ..*packet });
+    }
     offer(Packet { sport: 0, ..*packet });
     offer(Packet { dport: 0, ..*packet });
     if packet.ipproto != UDP && !has_ports(packet.ipproto) {

@@ -36,7 +36,7 @@ impl Engine {
             why_off: self.why_off.clone(),
             generation: self.updates,
             interfaces: self.interfaces(),
-            rules: rules(&self.host, &self.in_force.origins(), &counted),
+            rules: rules(&self.host, &self.in_force.origins(&self.host), &counted),
             pass_reasons: passed.map(|(reason, counter)| (reason.name().to_owned(), counter.packets)).collect(),
             waiting: self.waiting.iter().map(ToString::to_string).collect(),
             shadow: self.shadow.as_ref().map(super::shadow::Shadow::status),

@@ -31,6 +31,8 @@ pub struct Facts {
     pub tcx_egress: BTreeMap<u32, Vec<String>>,
     /// Who looks at marks of packets or connections, or writes them, besides rules of the RPDB.
     pub marks: Vec<MarkUse>,
+    /// A BPF program tells the stack's rules the protocol and the ports of a packet, in place of the kernel's own flow dissector.
+    pub flow_dissector: bool,
     /// Devices whose far end runs a generic XDP program on what it receives.
     pub generic_xdp: Vec<String>,
 }

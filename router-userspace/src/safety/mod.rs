@@ -119,6 +119,12 @@ fn judge_link(host: &Host, facts: &Facts, wanted: &Wanted<'_>, link: &Link, no_b
     if let Some(why) = merged_tables(host) {
         return pass(why);
     }
+    if let Some(rule) = host.rules.iter().find(|rule| facts.flow_dissector && looks_into(rule)) {
+        return pass(format!(
+            "a BPF flow dissector tells the rules what protocol and ports a packet has, and the {} rule of priority {} looks at them",
+            rule.family, rule.priority
+        ));
+    }
     let no_redirect = match wanted.settings.fast_path {
         FastPathCap::Mark => Some("fast_path = \"mark\" in the file".to_owned()),
         FastPathCap::Auto | FastPathCap::Redirect => against_redirect(host, facts, wanted, link),
@@ -158,6 +164,12 @@ fn merged_tables(host: &Host) -> Option<String> {
         "table local has a route to {}, and as long as no IPv4 rule was ever added the kernel looks local and main up as one",
         route.dst
     ))
+}
+
+/// Whether a rule has packets taken apart (`fib_rule_requires_fldissect`, include/net/fib_rules.h).
+fn looks_into(rule: &Rule) -> bool {
+    let selectors = &rule.selectors;
+    selectors.ipproto.is_some() || selectors.sport.is_some() || selectors.dport.is_some()
 }
 
 /// The first thing that a redirect from `link` would skip.

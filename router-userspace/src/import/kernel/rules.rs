@@ -9,75 +9,94 @@ use crate::model::{
 use crate::policy::{Policy, ipproto_name};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+/// What the file says of the rules of one priority.
+#[derive(Default)]
+struct Said<'a> {
+    /// The statement that has the priority.
+    section: Option<Section>,
+    /// The rules that it comes to, without a landing behind it.
+    rules: Vec<&'a Rule>,
+    /// Those that the file does not say.
+    left: Vec<&'a Rule>,
+    /// The families in which the statement jumps over its last rule, and brings along where that lands.
+    lands: Vec<Family>,
+}
+
 impl Import<'_> {
     pub(super) fn rules(&mut self) {
+        let host = self.host;
         let mut by_priority: BTreeMap<u32, Vec<&Rule>> = BTreeMap::new();
         for family in Family::BOTH {
-            for rule in self.host.rules_of(family).filter(|rule| !is_kernels_own(rule) && !is_class_rule(rule)) {
+            for rule in host.rules_of(family).filter(|rule| !is_kernels_own(rule) && !is_class_rule(rule)) {
                 by_priority.entry(rule.priority).or_default().push(rule);
             }
         }
         self.missing_defaults();
-        // The landings that `not` with a list brings along by itself.
-        let mut landings: BTreeSet<(u32, Family)> = BTreeSet::new();
-        for (priority, mut group) in by_priority {
-            for family in Family::BOTH {
-                let is_landing =
-                    |rule: &&Rule| rule.family == family && is_plain(rule) && rule.action == RuleAction::Nop;
-                let others = group.iter().filter(|rule| rule.family == family).count();
-                if landings.contains(&(priority, family)) && others == 1 {
-                    group.retain(|rule| !is_landing(rule));
-                }
+        let mut all: BTreeMap<u32, Said<'_>> = BTreeMap::new();
+        // From the back, since a `not` with a list needs to know what stands where it lands.
+        for (priority, group) in by_priority.iter().rev() {
+            let behind = |priority: &u32| {
+                let next = priority.checked_add(1)?;
+                Some((by_priority.get(&next)?, all.get(&next)?))
+            };
+            let said = self.group(*priority, group, behind(priority));
+            // The landings that it brings along by itself.
+            let brought =
+                |there: &[&Rule], rule: &Rule| said.lands.contains(&rule.family) && is_only_nop(there, rule.family);
+            if let (Some(next), Some((there, _))) = (priority.checked_add(1), behind(priority))
+                && there.iter().any(|rule| brought(there, rule))
+            {
+                let rest: Vec<&Rule> = there.iter().copied().filter(|rule| !brought(there, rule)).collect();
+                let again = self.group(next, &rest, behind(&next));
+                all.insert(next, again);
             }
-            if !group.is_empty() {
-                self.group(priority, &group, &mut landings);
+            all.insert(*priority, said);
+        }
+        for (priority, said) in all {
+            if let Some(section) = &said.section {
+                self.body += &(section.text() + "\n");
             }
+            said.left.iter().for_each(|rule| self.leave_rule_out(priority, rule));
         }
     }
 
-    /// All rules of one priority: one statement where that can say them, else its first part.
-    fn group(&mut self, priority: u32, group: &[&Rule], landings: &mut BTreeSet<(u32, Family)>) {
-        if let Ok(section) = self.statement(priority, group) {
-            self.body += &(section.text() + "\n");
-            return;
+    /// All rules of one priority: one statement where that can say them, else some of them. `behind`: the rules of the next
+    /// priority, and what is said of them.
+    fn group<'a>(&self, priority: u32, group: &[&'a Rule], behind: Option<(&Vec<&'a Rule>, &Said<'a>)>) -> Said<'a> {
+        if group.is_empty() {
+            return Said::default();
         }
-        if let Some(section) = self.none_of(priority, group) {
-            self.body += &(section.text() + "\n");
-            if let Some(next) = priority.checked_add(1) {
-                landings.extend(group.iter().map(|rule| (next, rule.family)));
-            }
-            return;
+        if let Ok(section) = self.statement(priority, group) {
+            return Said { section: Some(section), rules: group.to_vec(), left: Vec::new(), lands: Vec::new() };
+        }
+        if let Some((section, lands)) = self.none_of(priority, group, behind) {
+            return Said { section: Some(section), rules: group.to_vec(), left: Vec::new(), lands };
         }
         // A priority is there once in a file: the first rules that can be said together have it.
-        let mut parts: Vec<Vec<&Rule>> = Vec::new();
-        for rule in group {
-            let alike = |part: &&mut Vec<&Rule>| {
-                let first = part[0];
-                let what =
-                    |rule: &Rule| (rule.action, rule.suppress_prefixlength, rule.suppress_ifgroup, rule.selectors.not);
-                what(first) == what(rule)
-            };
-            match parts.iter_mut().find(alike) {
-                Some(part) => part.push(rule),
-                None => parts.push(vec![rule]),
+        let alike = |rule: &Rule, other: &Rule| {
+            let what =
+                |rule: &Rule| (rule.action, rule.suppress_prefixlength, rule.suppress_ifgroup, rule.selectors.not);
+            what(rule) == what(other)
+        };
+        let mut parts = split(group, alike);
+        parts.extend(split(group, |rule, other| alike(rule, other) && rule.family == other.family));
+        parts.extend(group.iter().map(|rule| vec![*rule]));
+        let taken = parts.into_iter().find_map(|part| Some((self.statement(priority, &part).ok()?, part)));
+        let (section, rules) = taken.map_or((None, Vec::new()), |(section, part)| (Some(section), part));
+        let left = group.iter().copied().filter(|rule| !rules.iter().any(|said| std::ptr::eq(*said, *rule)));
+        Said { section, left: left.collect(), rules, lands: Vec::new() }
+    }
+
+    fn leave_rule_out(&mut self, priority: u32, rule: &Rule) {
+        let what = display_rules(std::slice::from_ref(rule)).trim_end().to_owned();
+        match self.statement(priority, &[rule]) {
+            Ok(section) => {
+                let why = "a priority is there once in a policy file; give it one of its own to take it over";
+                self.leave_out(what, why, Some(rule.clone()), None);
+                self.body.truncate(self.body.trim_end().len());
+                self.body += &format!("\n{}\n", section.commented_out());
             }
-        }
-        let taken = parts.iter().find_map(|part| Some((part.clone(), self.statement(priority, part).ok()?)));
-        if let Some((_, section)) = &taken {
-            self.body += &(section.text() + "\n");
-        }
-        let kept = taken.map(|(part, _)| part).unwrap_or_default();
-        for rule in group.iter().filter(|rule| !kept.iter().any(|kept| std::ptr::eq(*kept, **rule))) {
-            let what = display_rules(&[(*rule).clone()]).trim_end().to_owned();
-            match self.statement(priority, &[rule]) {
-                Ok(section) => {
-                    let why = "a priority is there once in a policy file; give it one of its own to take it over";
-                    self.leave_out(what, why, Some((*rule).clone()), None);
-                    self.body.truncate(self.body.trim_end().len());
-                    self.body += &format!("\n{}\n", section.commented_out());
-                }
-                Err(why) => self.leave_out(what, &why, Some((*rule).clone()), None),
-            }
+            Err(why) => self.leave_out(what, &why, Some(rule.clone()), None),
         }
     }
 
@@ -101,12 +120,19 @@ impl Import<'_> {
         Ok(section)
     }
 
-    /// A `not` with lists, from the jumps that it was lowered to.
-    fn none_of(&self, priority: u32, rules: &[&Rule]) -> Option<Section> {
+    /// A `not` with lists, from the jumps that it was lowered to, and the families in which it was. A family of which the lists
+    /// have one value has a rule with `not` instead.
+    fn none_of<'a>(
+        &self,
+        priority: u32,
+        rules: &[&'a Rule],
+        behind: Option<(&Vec<&'a Rule>, &Said<'a>)>,
+    ) -> Option<(Section, Vec<Family>)> {
         let next = priority.checked_add(1)?;
-        let (jumps, last): (Vec<&Rule>, Vec<&Rule>) =
-            rules.iter().partition(|rule| rule.action == RuleAction::Goto(next) && !rule.selectors.not);
-        let section = self.section(priority, &jumps, last.first()?, true);
+        let jumps = |rule: &Rule| rule.action == RuleAction::Goto(next) && !rule.selectors.not;
+        let selecting: Vec<&Rule> = rules.iter().copied().filter(|rule| jumps(rule) || rule.selectors.not).collect();
+        let acts = rules.iter().find(|rule| !jumps(rule))?;
+        let section = self.section(priority, &selecting, acts, true);
         let own = |policy: &Policy| {
             Family::BOTH.into_iter().all(|family| {
                 let said = policy.rpdb().filter(|rule| rule.family == family && rule.priority == priority);
@@ -114,7 +140,16 @@ impl Import<'_> {
             })
         };
         self.verify(&section, own).ok()?;
-        Some(section)
+        let lands: Vec<Family> = Family::BOTH
+            .into_iter()
+            .filter(|family| rules.iter().any(|rule| rule.family == *family && jumps(rule)))
+            .collect();
+        // Where no statement has the next priority, the file's rule brings a landing along. Without one in the kernel a jump
+        // leads nowhere there.
+        let (there, said) = behind?;
+        let lands_there =
+            |family: &Family| is_only_nop(there, *family) || said.rules.iter().any(|rule| rule.family == *family);
+        lands.iter().all(lands_there).then_some((section, lands))
     }
 
     /// `[[rule]]` with the selectors of `rules` and the action of `acts`.
@@ -238,9 +273,23 @@ fn is_class_rule(rule: &Rule) -> bool {
     rule.protocol == OWN_PROTOCOL && rule.priority == 0 && rule.selectors.fwmark.is_some()
 }
 
-/// Without selectors.
-fn is_plain(rule: &Rule) -> bool {
-    rule.selectors == Selectors::default()
+/// Whether all that these have of a family is a rule that does nothing.
+fn is_only_nop(rules: &[&Rule], family: Family) -> bool {
+    let mut of_family = rules.iter().filter(|rule| rule.family == family);
+    let nop = |rule: &&&Rule| rule.selectors == Selectors::default() && rule.action == RuleAction::Nop;
+    of_family.next().is_some_and(|rule| nop(&rule)) && of_family.next().is_none()
+}
+
+/// The rules in parts that are `alike`, in the order of each part's first.
+fn split<'a>(rules: &[&'a Rule], alike: impl Fn(&Rule, &Rule) -> bool) -> Vec<Vec<&'a Rule>> {
+    let mut parts: Vec<Vec<&Rule>> = Vec::new();
+    for rule in rules {
+        match parts.iter_mut().find(|part| alike(part[0], rule)) {
+            Some(part) => part.push(rule),
+            None => parts.push(vec![rule]),
+        }
+    }
+    parts
 }
 
 fn ownerless(rule: &Rule) -> Rule {

@@ -1,6 +1,7 @@
 //! Whatever rules a host has: the file says exactly those that are not left out.
 
 use super::*;
+use crate::mirror::{MarkClasses, desired};
 use crate::model::Attached;
 use proptest::prelude::*;
 
@@ -92,11 +93,31 @@ fn twins() -> impl Strategy<Value = Vec<Rule>> {
     })
 }
 
+/// What a `not` with lists comes to: jumps, or a rule with `not` in a family of which the lists have one value. Now and then
+/// somebody took one of its rules away.
+fn none_of(losses: bool) -> impl Strategy<Value = Vec<Rule>> {
+    let nets = proptest::sample::subsequence(vec!["10.0.0.0/8", "192.168.8.0/24", "fd00::/8", "2001:db8::/32"], 1..=4);
+    let names = proptest::sample::subsequence(vec!["a", "b"], 0..=2);
+    let action = proptest::sample::select(vec!["table = 7", "action = \"prohibit\"", "goto = 70"]);
+    let lost = proptest::option::weighted(0.3, any::<proptest::sample::Index>());
+    (1u32..60, nets, names, action, lost).prop_map(move |(priority, nets, names, action, lost)| {
+        let iif = if names.is_empty() { String::new() } else { format!("iif = {names:?}\n") };
+        let text = format!("[[rule]]\npriority = {priority}\nnot = true\nfrom = {nets:?}\n{iif}{action}\n");
+        let policy = parse("p.toml", &text, &TableNames::default()).unwrap().policy;
+        let mut rules: Vec<Rule> = policy.rpdb().map(|rule| Rule { protocol: 3, ..rule.clone() }).collect();
+        if let Some(lost) = lost.filter(|_| losses) {
+            rules.remove(lost.index(rules.len()));
+        }
+        rules
+    })
+}
+
 fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
     let one = prop_oneof![
         rule(Family::Ipv4).prop_map(|rule| vec![rule]),
         rule(Family::Ipv6).prop_map(|rule| vec![rule]),
         twins(),
+        none_of(true),
     ];
     proptest::collection::vec(one, 0..12).prop_map(|rules| rules.concat())
 }
@@ -116,8 +137,15 @@ proptest! {
         let mut host = host();
         rules.iter().for_each(|rule| add(&mut host, rule.clone()));
         let imported = import(&host, &TableNames::default());
-        let said: Vec<Rule> = accepted(&imported).policy.rpdb().cloned().collect();
+        let policy = accepted(&imported).policy;
+        let said: Vec<Rule> = policy.rpdb().cloned().collect();
+        let more = desired(&policy, &host, &MarkClasses::default()).rules;
+        prop_assert!(more.is_empty(), "the mirror would add {:?} by\n{}", more, &imported.text);
         let left_out: Vec<Rule> = imported.left_out.iter().filter_map(|left| left.rule.clone()).collect();
+        for left in imported.left_out.iter().filter(|left| left.why.contains("there once")) {
+            let priority = left.rule.as_ref().map(|rule| rule.priority);
+            prop_assert!(said.iter().any(|rule| Some(rule.priority) == priority), "{} is free:\n{}", left.what, imported.text);
+        }
         for family in Family::BOTH {
             let mut wanted = sorted(&rules, family);
             for left in sorted(&left_out, family) {
@@ -128,6 +156,16 @@ proptest! {
             prop_assert_eq!(display_rules(&said), display_rules(&wanted), "{}", &imported.text);
             prop_assert_eq!(said, wanted);
         }
+    }
+
+    /// What one statement was lowered to is one statement again, whatever the lists have in each family.
+    #[test]
+    fn a_not_with_lists_comes_back_whole(rules in none_of(false)) {
+        let mut host = host();
+        rules.iter().for_each(|rule| add(&mut host, rule.clone()));
+        let imported = import(&host, &TableNames::default());
+        prop_assert_eq!(&imported.left_out, &[], "{}", imported.text);
+        prop_assert_eq!(imported.text.matches("[[rule]]").count(), 1, "{}", imported.text);
     }
 
     /// What has a priority of its own and only words of the file is never left out.

@@ -77,7 +77,7 @@ fn an_empty_file_is_the_default_policy() {
 #[test]
 fn origins_are_found_whoever_owns_the_rule() {
     let policy = policy("[[rule]]\nname = \"n\"\npriority = 5\ntable = 7\n[[rule]]\npriority = 6\ntable = 8");
-    let origins = policy.origins();
+    let origins = policy.origins(&Host::default());
     let mut foreign = Rule::lookup(Family::Ipv6, 5, 7);
     foreign.protocol = 3;
     assert_eq!(origins.of(&foreign).unwrap().name.as_deref(), Some("n"));

@@ -22,9 +22,9 @@ pub use walk::{Outcome, Step, Walker};
 
 use super::packet::Packet;
 use crate::kernel::RouteAnswer;
-use crate::model::{Family, Host, NextHop, RouteKind, Rule, RuleAction, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::model::{Family, Host, NextHop, Route, RouteKind, Rule, RuleAction, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use router_common::verdict::Verdict;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use walk::End;
 
 /// What a look-up is made for (`struct flowi`).
@@ -63,6 +63,31 @@ pub struct Way {
     pub table: u32,
     /// Index in `Host::rules` of the rule that decided.
     pub rule: Option<usize>,
+    /// The longest packet that is forwarded so; the longest of all without `forward`.
+    pub mtu: u32,
+}
+
+/// A packet that the stack drops whatever its routing decision is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+    /// Why, in a sentence that names the kernel's function.
+    pub why: &'static str,
+    of: Refused,
+}
+
+/// Which packets a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// Those for this host too.
+    All,
+    /// Those that would be forwarded.
+    Forwarded,
+    /// Those that would be forwarded by another interface than this one, by which they come in.
+    ForwardedElsewhere(u32),
+    /// Those that would be forwarded by this interface.
+    ForwardedBy(u32),
 }
 
 /// The reference's answer.
@@ -75,8 +100,8 @@ pub struct Reference {
     pub trail: Vec<Step>,
     /// IPv4's look at the source, where it came to that.
     pub source: Option<SourceCheck>,
-    /// What the stack does after the routing decision, which RTM_GETROUTE does not tell: IPv6 alone.
-    pub note: Option<&'static str>,
+    /// What the stack refuses before the routing decision or after it, which RTM_GETROUTE does not tell.
+    pub refusals: Vec<Refusal>,
     /// Why the reference does not know, with verdict `Undecided`.
     pub unknown: Option<String>,
 }
@@ -85,6 +110,18 @@ impl Reference {
     /// The likeliest answer.
     pub fn way(&self) -> &Way {
         &self.ways[0]
+    }
+
+    /// What the stack does instead of this outcome of the look-up; `oif` is 0 without `forward`.
+    pub fn refuses(&self, verdict: Verdict, oif: u32) -> Option<Refusal> {
+        let forwarded = verdict == Verdict::Forward;
+        let concerned = |refusal: &&Refusal| match refusal.of {
+            Refused::All => true,
+            Refused::Forwarded => forwarded,
+            Refused::ForwardedElsewhere(iif) => forwarded && oif != iif,
+            Refused::ForwardedBy(dev) => forwarded && oif == dev,
+        };
+        self.refusals.iter().find(concerned).copied()
     }
 
     /// Whether an answer of the kernel is one of the right ones.
@@ -136,6 +173,7 @@ impl Walker<'_> {
             reference.unknown = Some("the stack has learned a gateway or a path MTU for this destination".to_owned());
             reference.give(Verdict::Undecided);
         }
+        self.shape(packet, &mut reference);
         let mut distinct: Vec<Way> = Vec::new();
         for way in reference.ways.drain(..) {
             if !distinct.contains(&way) {
@@ -211,7 +249,36 @@ impl Walker<'_> {
         }
     }
 
-    /// `ip6_route_input_lookup` (net/ipv6/route.c); what `ip6_rcv` and `ip6_forward` refuse besides is told in the note.
+    /// What `ip_forward` and `ip6_forward` ask of a packet beside its addresses.
+    fn shape(&self, packet: &Packet, reference: &mut Reference) {
+        if packet.iif.is_none() {
+            return;
+        }
+        if packet.shape.ttl <= 1 {
+            let why = "its TTL ends here: the stack says that the time is exceeded (ip_forward, ip6_forward)";
+            reference.refusals.push(Refusal { verdict: Verdict::Unreachable, why, of: Refused::Forwarded });
+        }
+        for way in reference.ways.iter().filter(|way| u32::from(packet.shape.length) > way.mtu) {
+            let why = "it is longer than the MTU: the stack cuts it or sends it back (ip_forward, ip6_forward)";
+            let of = Refused::ForwardedBy(way.oif);
+            reference.refusals.push(Refusal { verdict: Verdict::Unreachable, why, of });
+        }
+    }
+
+    /// The length that a packet may have that takes this way out of a route: `ip_dst_mtu_maybe_forward`,
+    /// `ip6_dst_mtu_maybe_forward` (and `ip6_skb_dst_mtu` after it).
+    fn mtu(&self, route: &Route, dev: u32) -> u32 {
+        let Some(link) = self.host.links.get(&dev) else { return 0 };
+        match route.family {
+            Family::Ipv4 => route.mtu.filter(|mtu| *mtu > 0).unwrap_or(link.mtu),
+            Family::Ipv6 => {
+                let device = if link.v6.mtu > 0 { link.v6.mtu } else { link.mtu };
+                device.min(route.mtu.filter(|mtu| *mtu > 0).unwrap_or(device))
+            }
+        }
+    }
+
+    /// `ip6_route_input_lookup` (net/ipv6/route.c); what `ip6_rcv` and `ip6_forward` refuse besides is told apart.
     fn input6(&self, packet: &Packet, reference: &mut Reference) {
         let flow = self.flow(packet);
         let mut ends = self.walk(&flow, &mut reference.trail);
@@ -228,16 +295,23 @@ impl Walker<'_> {
         else {
             return;
         };
-        reference.note = if link.v6.disabled {
-            Some("IPv6 is off on the ingress interface: the stack drops the packet (ip6_rcv)")
-        } else if saddr.is_multicast() || saddr.is_loopback() || saddr.is_unspecified() || saddr.is_unicast_link_local()
-        {
-            Some("the stack forwards no packet with such a source (ip6_rcv, ip6_forward)")
-        } else if !self.host.forwards(link, Family::Ipv6) && reference.way().verdict == Verdict::Forward {
-            Some("IPv6 forwarding is off: the stack drops the packet (ip6_forward), although the look-up gives a route")
-        } else {
-            None
-        };
+        let mut refuse = |of, verdict, why| reference.refusals.push(Refusal { verdict, why, of });
+        let never = |addr: Ipv6Addr| addr.is_loopback();
+        if link.v6.disabled {
+            let why = "IPv6 is off on the ingress interface: the stack drops the packet (ip6_rcv)";
+            refuse(Refused::All, Verdict::Blackhole, why);
+        } else if saddr.is_multicast() || never(saddr) || matches!(packet.to, IpAddr::V6(daddr) if never(daddr)) {
+            let why =
+                "no packet comes in from a group, or from or to the loopback address: the stack drops it (ip6_rcv)";
+            refuse(Refused::All, Verdict::Martian, why);
+        } else if !self.host.forwards(link, Family::Ipv6) {
+            let why =
+                "IPv6 forwarding is off: the stack drops the packet (ip6_forward), although the look-up gives a route";
+            refuse(Refused::Forwarded, Verdict::Blackhole, why);
+        } else if saddr.is_unspecified() || saddr.is_unicast_link_local() {
+            let why = "the stack forwards no packet with such a source, but back to where it came from (ip6_forward)";
+            refuse(Refused::ForwardedElsewhere(link.index), Verdict::Martian, why);
+        }
     }
 
     /// Turns the end of a walk into answers. `judge` says what may become of a route of a kind by an egress interface, the
@@ -251,7 +325,7 @@ impl Walker<'_> {
             }
             End::Refused { rule, verdict, route } => {
                 let table = route.map_or(0, |route| self.host.routes[route].table);
-                reference.ways.push(Way { verdict, oif: 0, via: None, table, rule });
+                reference.ways.push(Way { verdict, oif: 0, via: None, table, rule, mtu: u32::MAX });
             }
             End::Route { rule, route, hops } => {
                 let found = &self.host.routes[route];
@@ -264,11 +338,16 @@ impl Walker<'_> {
                 for (number, hop) in hops {
                     for verdict in judge(found.kind, hop.dev) {
                         let (oif, via) = if verdict == Verdict::Forward { (hop.dev, hop.via) } else { (0, None) };
+                        let mtu = if oif == 0 { u32::MAX } else { self.mtu(found, oif) };
                         let direct = (via.is_some() && self.fib.may_be_here(hop)).then_some(None);
                         for named in self.fib.stand_ins(route, number) {
-                            let table = self.host.routes[named].table;
+                            let table = match self.host.routes[named].table {
+                                // Without rules IPv4 names the table that it looked into, which is both (`fib_table_lookup`).
+                                TABLE_LOCAL if rule.is_none() && found.family == Family::Ipv4 => TABLE_MAIN,
+                                table => table,
+                            };
                             let ways = direct.into_iter().chain([via]);
-                            reference.ways.extend(ways.map(|via| Way { verdict, oif, via, table, rule }));
+                            reference.ways.extend(ways.map(|via| Way { verdict, oif, via, table, rule, mtu }));
                         }
                     }
                 }
@@ -326,6 +405,6 @@ impl Reference {
     }
 
     fn give(&mut self, verdict: Verdict) {
-        self.ways.push(Way { verdict, oif: 0, via: None, table: 0, rule: None });
+        self.ways.push(Way { verdict, oif: 0, via: None, table: 0, rule: None, mtu: u32::MAX });
     }
 }

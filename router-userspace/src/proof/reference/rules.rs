@@ -78,7 +78,7 @@ impl WhyNot {
     }
 }
 
-/// Interface indexes by name: a rule names its interface.
+/// Interface indexes by the interfaces' own names: a rule names its interface.
 pub type Names<'a> = HashMap<&'a str, u32>;
 
 /// Answers `rule` to `flow`.
@@ -118,7 +118,12 @@ fn all_selectors(host: &Host, names: &Names<'_>, rule: &Rule, flow: &Flow) -> Ma
     if let Some(name) = iif {
         match names.get(name.as_str()) {
             _ if !rule.attached.iif => return Match::No(WhyNot::IifDetached),
-            None => unseen = Some(format!("iif {name}: the kernel attached it to an interface that lost this name")),
+            // `fib_nl2rule` finds it among all names, and only it knows which that was then.
+            None => {
+                unseen = Some(format!(
+                    "iif {name}: the kernel attached it to an interface of which this is not the own name"
+                ))
+            }
             // A packet from a VRF's port counts as one from the VRF.
             Some(index) if vrf_of(host, flow.iif).is_some() => {
                 unseen = Some(format!("iif {}: its packets belong to a VRF", host.link_name(*index)));
@@ -145,10 +150,14 @@ fn all_selectors(host: &Host, names: &Names<'_>, rule: &Rule, flow: &Flow) -> Ma
             Some(name) => unseen = Some(format!("l3mdev: the table of {name} is not known here")),
         }
     }
-    if let Some((first, last)) = uidrange
-        && !(*first..=*last).contains(&flow.uid)
-    {
-        return Match::No(WhyNot::Uidrange);
+    match uidrange {
+        Some((first, last)) if host.settings.of_other_users => {
+            unseen = Some(format!(
+                "uidrange {first}-{last}: the namespace is one of other users, whose root has another number here"
+            ));
+        }
+        Some((first, last)) if !(*first..=*last).contains(&flow.uid) => return Match::No(WhyNot::Uidrange),
+        _ => {}
     }
     if !contains(*from, flow.saddr, flow.has_saddr) {
         return Match::No(WhyNot::From);

@@ -73,7 +73,7 @@ impl Walker<'_> {
                     true => "the source is an address of this host",
                     false => "the source is no address of this host, and rp_filter is off",
                 };
-                return SourceCheck { doubtful: full.valid == own, ..answer(!own, why) };
+                return SourceCheck { doubtful: full.doubtful || full.valid == own, ..answer(!own, why) };
             }
         }
         self.check_fully(iif, rp_filter, flow, oif)
@@ -96,7 +96,9 @@ impl Walker<'_> {
         // Only the first end counts: next hops are all looked at together (fib_info_nh_uses_dev).
         let end = self.walk(&back, &mut trail).into_iter().next().unwrap_or(End::Nothing);
         let (valid, why) = self.judge_source(iif, rp_filter, end);
-        SourceCheck { valid, doubtful: false, why, rp_filter, trail }
+        let short_cut = || self.judge_source(iif, rp_filter, self.lookup_without_rules(&back)).0;
+        let doubtful = self.untouched() && short_cut() != valid;
+        SourceCheck { valid, doubtful, why, rp_filter, trail }
     }
 
     fn judge_source(&self, iif: u32, rp_filter: u8, end: End) -> (bool, &'static str) {

@@ -82,11 +82,7 @@ impl<'a> Walker<'a> {
     /// Arranges a host's rules and routes.
     pub fn new(host: &'a Host) -> Self {
         let list = |family| (0..host.rules.len()).filter(|index| host.rules[*index].family == family).collect();
-        let named = host.links.values().flat_map(|link| {
-            let all = std::iter::once(&link.name).chain(&link.altnames);
-            all.map(|name| (name.as_str(), link.index))
-        });
-        let names = named.collect();
+        let names = host.links.values().map(|link| (link.name.as_str(), link.index)).collect();
         Walker { host, fib: Fib::new(host), lists: [list(Family::Ipv4), list(Family::Ipv6)], names }
     }
 

@@ -28,7 +28,11 @@ struct Bench<'a> {
 
 /// Runs `test` on a router of its own.
 fn bench(test: impl FnOnce(&mut Bench<'_>) + Send) {
-    let Some(World { netns, .. }) = &world() else { return };
+    bench_in(world(), test);
+}
+
+fn bench_in(world: Option<World>, test: impl FnOnce(&mut Bench<'_>) + Send) {
+    let Some(World { netns, .. }) = &world else { return };
     let work = || {
         let kernel = &mut Netlink::open().unwrap();
         for name in INTERFACES.into_iter().chain(["all"]) {

@@ -44,17 +44,14 @@ fn another_name_of_an_interface_counts_when_the_rule_is_added_and_not_when_it_co
         bench.add([named("lan-other")]);
         admin.add_altname("lan", "lan-other").unwrap();
         bench.all(&packet(family), "up0");
+        // Attached for good, to an interface that may have lost the name meanwhile: only the kernel knows to which.
         bench.delete(&named("lan-other"));
         bench.add([named("lan-other")]);
-        bench.all(&packet(family), "up1");
-        // Attached for good, by an interface that has lost the name: only the kernel knows by which.
+        bench.ask(&packet(family), "undecided", Fast::Pass("rule-selector"));
         admin.delete_altname("lan", "lan-other").unwrap();
         bench.ask(&packet(family), "undecided", Fast::Pass("rule-selector"));
-        // A rule for an interface that packets do not come in by is another one.
-        admin.add_altname("guest", "guest-other").unwrap();
-        bench.delete(&named("lan-other"));
-        bench.add([named("guest-other")]);
-        bench.all(&packet(family), "up0");
+        admin.add_altname("guest", "lan-other").unwrap();
+        bench.ask(&packet(family), "undecided", Fast::Pass("rule-selector"));
     });
 }
 

@@ -1,9 +1,13 @@
 //! What a rule looks at.
 
 use super::*;
+use crate::kernel::Netns;
 use crate::lab::needs::holds;
 use crate::model::Ports;
+use crate::proof::testing::world_in;
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 /// A table of packets and where they go, under one rule to table 112.
 fn under(selectors: &Selectors, family: Family, cases: &[(Packet, &str)]) {
@@ -135,4 +139,45 @@ fn prefixes_and_interfaces() {
         under(&Selectors { iif: Some("lo".into()), ..any() }, family, &[(packet(family), "up0")]);
         under(&Selectors { tun_id: Some(7), ..any() }, family, &[(packet(family), "up0")]);
     }
+}
+
+#[test]
+fn a_forwarded_packet_belongs_to_the_root_of_those_who_own_the_namespace() {
+    use std::process::{Command, Stdio};
+    if !nix::unistd::geteuid().is_root() {
+        return bench(|_| {});
+    }
+    let mut unshare = Command::new("unshare");
+    // Says that it is there, and stays until its input ends.
+    unshare.args(["--user", "--net", "sh", "-c", "echo; read line"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = unshare.spawn().unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let pid = child.id().to_string();
+    let proc = Path::new("/proc").join(&pid);
+    for map in ["uid_map", "gid_map"] {
+        std::fs::write(proc.join(map), "0 100000 10").unwrap();
+    }
+    let netns = Netns::of(std::fs::File::open(proc.join("ns/net")).unwrap().into());
+    bench_in(Some(world_in(netns)), |bench| {
+        // Rules by users are only taken from within.
+        let ip = |what: &str, range: &str| {
+            let mut ip = Command::new("nsenter");
+            ip.args(["--target", &pid, "--user", "--setuid", "0", "--setgid", "0"]);
+            let ip = ip.args(["ip", "rule", what, "priority", "100", "table", "112", "uidrange", range]);
+            assert!(ip.status().unwrap().success());
+        };
+        for (range, by) in [("0-0", "up1"), ("1-9", "up0")] {
+            ip("add", range);
+            let host = bench.kernel.host().unwrap();
+            let here = host.rules.iter().find_map(|rule| rule.selectors.uidrange).unwrap();
+            assert!(here.0 >= 100_000, "{here:?}: the numbers of this process, as the kernel shows them");
+            // With an interface RTM_GETROUTE asks what is asked for a packet that comes in (`ip_route_input_rcu`).
+            let answer = ask(bench.kernel, &host, &packet(Family::Ipv4), 0).unwrap().unwrap();
+            assert_eq!(host.link_name(answer.oif), by, "{range}");
+            bench.ask(&packet(Family::Ipv4), "undecided", Fast::Pass("rule-selector"));
+            ip("del", range);
+        }
+    });
+    drop(child.stdin.take());
+    child.wait().unwrap();
 }

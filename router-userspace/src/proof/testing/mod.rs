@@ -1,6 +1,7 @@
 //! Random routers for tests: a namespace with five interfaces, rules and routes of the whole language.
 #![allow(clippy::unwrap_used)]
 
+mod odd;
 mod routes;
 mod rules;
 mod settings;
@@ -33,7 +34,12 @@ pub fn world() -> Option<World> {
         .unwrap();
         return None;
     }
-    let (netns, far) = (Netns::new().unwrap(), Netns::new().unwrap());
+    Some(world_in(Netns::new().unwrap()))
+}
+
+/// The same in this namespace, which is empty.
+pub fn world_in(netns: Netns) -> World {
+    let far = Netns::new().unwrap();
     netns
         .run(|| {
             let mut admin = Admin::open().unwrap();
@@ -76,7 +82,7 @@ pub fn world() -> Option<World> {
             }
         })
         .unwrap();
-    Some(World { netns, _far: far })
+    World { netns, _far: far }
 }
 
 /// Waits until the kernel has noticed all carriers and given its links their link-local addresses and routes.
@@ -84,15 +90,13 @@ fn settle() {
     let mut kernel = Netlink::open().unwrap();
     for _ in 0..400 {
         let host = kernel.host().unwrap();
-        let up: Vec<u32> =
-            host.links.values().filter(|link| link.lower_up && link.index > 1).map(|link| link.index).collect();
         let has = |table: u32, dev: u32, what: &str| {
             let is = |r: &Route| r.table == table && r.nexthops.iter().any(|hop| hop.dev == dev);
             host.routes.iter().any(|r| is(r) && r.dst.to_string().starts_with(what))
         };
-        if up.len() == 5
-            && up.iter().all(|dev| has(254, *dev, "fe80::/64") && has(255, *dev, "fe80::") && has(255, *dev, "ff00"))
-        {
+        let linked = |dev| has(254, dev, "fe80::/64") && has(255, dev, "fe80::") && has(255, dev, "ff00");
+        let mut up = host.links.values().filter(|link| link.up && link.index > 1 && link.name != "down");
+        if up.all(|link| link.lower_up && (link.v6.disabled || linked(link.index))) {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -200,6 +204,18 @@ pub fn randomize(kernel: &mut Netlink, rng: &mut Rng, easy: bool) -> Host {
     kernel.host().unwrap()
 }
 
+/// The same with what only ip(8) can ask for, and changed afterwards; every other one is left as it is.
+pub fn randomize_more(kernel: &mut Netlink, rng: &mut Rng, easy: bool) -> Host {
+    let host = randomize(kernel, rng, easy);
+    if !one_in(rng, 2) {
+        return host;
+    }
+    odd::additions(rng);
+    odd::changes(kernel, &mut Admin::open().unwrap(), rng);
+    settle();
+    kernel.host().unwrap()
+}
+
 /// Random rules over plain routes by interfaces that are up, each prefix with one; nothing in the way of the fast path.
 pub fn plain_routes(kernel: &mut Netlink, rng: &mut Rng) -> Host {
     settings::settings(rng, true);
@@ -229,19 +245,25 @@ pub fn plain_routes(kernel: &mut Netlink, rng: &mut Rng) -> Host {
 /// Takes the rules and routes of [`randomize`] away again; settings, addresses and next-hop objects are for the next one to
 /// set. Not everything is as new: that a rule was ever added, a namespace never forgets.
 pub fn clear(kernel: &mut Netlink) {
-    for route in kernel.routes().unwrap().iter().filter(|route| route.protocol == 3) {
-        // Of several that share a slot one may have gone with another.
-        drop(kernel.delete_route(route));
+    odd::restore(kernel);
+    settle();
+    let added = kernel.routes().unwrap().into_iter().filter(|route| route.protocol == 3);
+    // Of several that share a slot one may have gone with another.
+    added.for_each(|route| drop(kernel.delete_route(&route)));
+    if kernel.routes().unwrap().iter().any(|route| route.protocol == 3) {
+        odd::flush();
     }
     let rules = kernel.rules().unwrap();
     let added: Vec<Rule> = rules.iter().filter(|rule| rule.protocol == 3).cloned().collect();
     kernel.delete_rules(&added).into_iter().for_each(|outcome| outcome.unwrap());
     for family in Family::BOTH {
-        if !rules.iter().any(|rule| rule.family == family && rule.priority == 0) {
+        let is_local = |rule: &Rule| *rule == Rule { protocol: 2, ..Rule::lookup(family, 0, TABLE_LOCAL) };
+        if !rules.iter().any(is_local) {
             kernel.add_rule(&Rule { protocol: 2, ..Rule::lookup(family, 0, TABLE_LOCAL) }).unwrap();
         }
     }
     let left: Vec<Route> = kernel.routes().unwrap().into_iter().filter(|route| route.protocol == 3).collect();
     assert_eq!(left, [], "routes that cannot be deleted");
-    assert_eq!(kernel.rules().unwrap().len(), 5, "rules that cannot be deleted");
+    let left = kernel.rules().unwrap();
+    assert_eq!(left.len(), 5, "rules that cannot be deleted: {}", crate::model::display_rules(&left));
 }

@@ -84,12 +84,18 @@ pub fn marks(rng: &mut Rng) -> Policy {
         if one_in(rng, 3) {
             selector(pick(rng, &["fwmark = \"0x20/0xff\"", "fwmark = 1", "fwmark = \"0x0/0xff\""]));
         }
-        match rng.u8(..6) {
+        match rng.u8(..9) {
             0 => selector("from = [\"10.1.0.0/16\", \"fd01::/64\"]"),
             1 => selector("to = [\"8.8.8.0/24\", \"2001:db8::/32\"]"),
             2 => selector("dscp = 46"),
             3 => selector("ipproto = \"tcp\"\ndport = [53, \"80-443\"]"),
             4 => selector("ipproto = [\"udp\", \"icmp\", \"ipv6-icmp\"]"),
+            5 => selector("ipproto = \"udp\"\nsport = [\"1000-60000\", 65535]"),
+            6 => selector("ipproto = [\"tcp\", \"udp\"]\ndport = \"0x100/0xff00\"\nsport = \"0x1/0x1\""),
+            7 => selector(pick(
+                rng,
+                &["flowlabel = 0x12345", "flowlabel = \"0x12000/0xff000\"", "flowlabel = \"0x0/0xf\""],
+            )),
             _ => {}
         }
         selector(pick(rng, &["set = \"0x20/0xff\"", "set = \"0x1/0xffffffff\"", "set = \"0x0/0xff\""]));

@@ -129,6 +129,7 @@ impl Judge<'_> {
             dscp: (sample.flow >> FLOW_CLASS_SHIFT) as u8 >> 2,
             flowlabel: sample.flow & FLOW_LABEL,
             fragment: sample.fragment != 0,
+            shape: Default::default(),
         };
         Some((packet, fast))
     }

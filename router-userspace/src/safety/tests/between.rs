@@ -3,7 +3,7 @@
 use super::*;
 
 fn met(facts: &Facts) -> Vec<(String, bool)> {
-    between(facts, &host().links[&ETH0]).into_iter().map(|one| (one.what, one.rewrites)).collect()
+    between(facts, host().links.get(&ETH0)).into_iter().map(|one| (one.what, one.rewrites)).collect()
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_rewriting_rule_in_a_chain_that_is_jumped_to_counts() {
     let mut marks = Chain { name: "marks".into(), base: None, ..base.clone() };
     marks.expressions = vec![key("meta", 3, true)];
     let facts = Facts { chains: vec![base, marks], ..Facts::default() };
-    let all = between(&facts, &host().links[&ETH0]);
+    let all = between(&facts, host().links.get(&ETH0));
     assert_eq!(all.len(), 1);
     assert_eq!(all[0].effect, "may rewrite the packet before routing (meta mark set)");
 }
@@ -66,4 +66,48 @@ fn what_cannot_be_seen_may_do_anything() {
         ["nftables cannot be read", "TC program shaper", "table iptables mangle", "the netfilter hooks of SELinux"];
     assert_eq!(rewriting, expected);
     assert_eq!(all.last().unwrap().0, "2 xfrm policies (IPsec)");
+}
+
+#[test]
+fn a_packet_made_here_meets_the_output_hooks_and_only_chains_that_route_anew_change_its_way() {
+    let marking = |hook, kind: &str, name: &str| {
+        let mut chain = Chain { name: name.into(), ..chain(ChainFamily::Inet, hook) };
+        chain.base.as_mut().unwrap().kind = kind.to_owned();
+        chain.expressions.push(key("meta", 3, true));
+        chain
+    };
+    let chains = vec![
+        marking(HookPoint::Prerouting, "filter", "pre"),
+        marking(HookPoint::Forward, "filter", "forward"),
+        marking(HookPoint::Output, "filter", "filter"),
+        marking(HookPoint::Output, "route", "route"),
+        Chain { expressions: Vec::new(), ..marking(HookPoint::Output, "nat", "nat") },
+        Chain { expressions: Vec::new(), ..marking(HookPoint::Output, "route", "idle") },
+        marking(HookPoint::Postrouting, "filter", "post"),
+    ];
+    let tcx = [(ETH0, vec!["shaper".to_owned()])].into();
+    let all = between(&Facts { chains, tcx, ..Facts::default() }, None);
+    let all: Vec<(&str, &str, bool)> = all.iter().map(|one| (&*one.what, &*one.effect, one.rewrites)).collect();
+    assert_eq!(
+        all,
+        [
+            (
+                "nftables chain inet t/route (hook output)",
+                "may rewrite the packet and have it routed again (meta mark set)",
+                true
+            ),
+            ("nftables chain inet t/nat (hook output)", "translates addresses or ports of new connections", true),
+            ("nftables chain inet t/idle (hook output)", "may drop the packet", false),
+            (
+                "nftables chain inet t/filter (hook output)",
+                "may rewrite the packet after routing (meta mark set)",
+                false
+            ),
+            (
+                "nftables chain inet t/post (hook postrouting)",
+                "may rewrite the packet after routing (meta mark set)",
+                false
+            ),
+        ]
+    );
 }

@@ -238,6 +238,23 @@ fn generic_xdp_behind_a_device() {
 }
 
 #[test]
+fn a_flow_dissector_matters_where_a_rule_looks_at_ports() {
+    let facts = Facts { flow_dissector: true, ..Facts::default() };
+    assert_eq!(judged(&host(), &facts).0, May::Redirect);
+    for selectors in [
+        Selectors { ipproto: Some(6), ..Selectors::default() },
+        Selectors { sport: Some(crate::model::Ports::one(53)), ..Selectors::default() },
+        Selectors { dport: Some(crate::model::Ports::one(53)), ..Selectors::default() },
+    ] {
+        let mut host = host();
+        host.rules.push(Rule { selectors, ..Rule::lookup(Family::Ipv6, 100, 51) });
+        let (may, why) = judged(&host, &facts);
+        assert!(may == May::Pass && why.contains("the ipv6 rule of priority 100 looks at them"), "{may:?} {why}");
+        assert_eq!(judged(&host, &Facts::default()).0, May::Redirect);
+    }
+}
+
+#[test]
 fn foreign_traffic_control() {
     let ingress = Filter { ingress: true, kind: "matchall".into(), ..Filter::default() };
     let named = Filter { kind: "bpf".into(), name: "cil_from_netdev".into(), ..ingress.clone() };
