@@ -7,6 +7,7 @@ mod host;
 mod identity;
 mod route;
 mod rule;
+mod scaffold;
 mod set;
 
 pub use feature::RuleFeature;
@@ -14,6 +15,7 @@ pub use host::{Address, DeviceConf, Host, Link, Neighbour, NeighbourState, Setti
 pub use identity::{OWN_PROTOCOL, protocol_name, rule_id, rule_ids};
 pub use route::{NextHop, Route, RouteKind};
 pub use rule::{Attached, FLOWLABEL_MASK, MarkRule, MarkSelectors, Ports, Rule, RuleAction, Selectors, display_rules};
+pub(crate) use scaffold::STAYING;
 pub use set::{AddressSet, PrefixSet, Ranges, Side, difference};
 
 use std::net::IpAddr;

@@ -21,7 +21,9 @@ pub use load::{LARGEST, LARGEST_SET, load, load_file, parse, parse_in};
 pub use names::TableNames;
 pub use values::{ipproto_name, ipproto_number};
 
-use crate::model::{Family, Host, MarkRule, PrefixSet, RouteKind, Rule, Side, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::model::{
+    Family, Host, MarkRule, OWN_PROTOCOL, PrefixSet, RouteKind, Rule, Side, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
+};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -264,7 +266,16 @@ impl Policy {
     pub fn origins(&self, host: &Host) -> Origins<'_> {
         let own_names = host.own_names();
         let ownerless = |rule: &Rule| Rule { protocol: 0, ..rule.clone() }.by_own_names(&own_names);
-        Origins { by_rule: self.rules.iter().map(|lowered| (ownerless(&lowered.rule), lowered)).collect() }
+        let mut listed: HashMap<Rule, Vec<&LoweredRule>> = HashMap::new();
+        let same = |a: &LoweredRule, b: &LoweredRule| {
+            (a.rule.family, a.rule.priority, &a.at) == (b.rule.family, b.rule.priority, &b.at)
+        };
+        for list in self.rules.chunk_by(same).filter(|list| list.len() > 1) {
+            for lowered in list {
+                listed.entry(anywhere(&lowered.rule).by_own_names(&own_names)).or_default().push(lowered);
+            }
+        }
+        Origins { by_rule: self.rules.iter().map(|lowered| (ownerless(&lowered.rule), lowered)).collect(), listed }
     }
 }
 
@@ -273,12 +284,23 @@ impl Policy {
 pub struct Origins<'a> {
     /// Rules with protocol 0, since the owner is no part of the question.
     by_rule: HashMap<Rule, &'a LoweredRule>,
+    /// Those of lists, without a priority: the mirror may give the pieces of a list the priorities behind it.
+    listed: HashMap<Rule, Vec<&'a LoweredRule>>,
+}
+
+fn anywhere(rule: &Rule) -> Rule {
+    Rule { protocol: 0, priority: 0, ..rule.clone() }
 }
 
 impl<'a> Origins<'a> {
     /// What the file says of this rule; None where the file does not ask for it.
     pub fn of(&self, rule: &Rule) -> Option<&'a LoweredRule> {
-        self.by_rule.get(&Rule { protocol: 0, ..rule.clone() }).copied()
+        let there = self.by_rule.get(&Rule { protocol: 0, ..rule.clone() }).copied();
+        there.or_else(|| {
+            let listed = self.listed.get(&anywhere(rule)).filter(|_| rule.protocol == OWN_PROTOCOL)?;
+            let before = listed.iter().filter(|lowered| lowered.rule.priority < rule.priority);
+            before.max_by_key(|lowered| lowered.rule.priority).copied()
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use super::rules::{Match, Names, WhyNot, matches};
 use super::table::{Answer, Fib};
 use crate::model::{Family, Host, Route, RouteKind, Rule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 use router_common::verdict::Verdict;
+use std::collections::HashMap;
 
 /// One rule tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct Walker<'a> {
     pub(super) host: &'a Host,
     pub(super) fib: Fib<'a>,
     lists: [Vec<usize>; 2],
+    /// Where the first rule of each priority stands in its list.
+    firsts: [HashMap<u32, usize>; 2],
     names: Names<'a>,
 }
 
@@ -83,7 +86,15 @@ impl<'a> Walker<'a> {
     pub fn new(host: &'a Host) -> Self {
         let list = |family| (0..host.rules.len()).filter(|index| host.rules[*index].family == family).collect();
         let names = host.links.values().map(|link| (link.name.as_str(), link.index)).collect();
-        Walker { host, fib: Fib::new(host), lists: [list(Family::Ipv4), list(Family::Ipv6)], names }
+        let lists: [Vec<usize>; 2] = [list(Family::Ipv4), list(Family::Ipv6)];
+        let firsts = [0, 1].map(|family: usize| {
+            let mut firsts = HashMap::new();
+            for (at, rule) in lists[family].iter().enumerate() {
+                firsts.entry(host.rules[*rule].priority).or_insert(at);
+            }
+            firsts
+        });
+        Walker { host, fib: Fib::new(host), lists, firsts, names }
     }
 
     /// The rules of a family, as indexes, in order.
@@ -91,6 +102,14 @@ impl<'a> Walker<'a> {
         match family {
             Family::Ipv4 => &self.lists[0],
             Family::Ipv6 => &self.lists[1],
+        }
+    }
+
+    /// Where the first rule of a priority stands in the list of a family.
+    fn first(&self, family: Family, priority: u32) -> Option<usize> {
+        match family {
+            Family::Ipv4 => self.firsts[0].get(&priority).copied(),
+            Family::Ipv6 => self.firsts[1].get(&priority).copied(),
         }
     }
 
@@ -132,7 +151,7 @@ impl<'a> Walker<'a> {
                 }
                 RuleAction::Goto(target) => {
                     // Forward only: the kernel refuses a target that is not larger than the rule's own priority.
-                    match list.iter().position(|other| self.host.rules[*other].priority == target) {
+                    match self.first(rule.family, target) {
                         Some(at) if at >= position => {
                             note(None, Some(Outcome::Goto(target)));
                             position = at;
