@@ -57,6 +57,11 @@ const USERDATA: u8 = 0x57;
 /// The value for the table: whose it is.
 const OWNER: &[u8] = b"wayfork";
 
+/// The user data of the table.
+fn owner() -> Vec<u8> {
+    [&[USERDATA, OWNER.len() as u8][..], OWNER].concat()
+}
+
 /// A table of our name, whoever made it.
 struct Table {
     /// What tells it from one that was made later under the same name.
@@ -180,7 +185,7 @@ fn read_table(body: &[u8]) -> Decode<Table> {
     Ok(Table {
         handle: handle.u64_be()?,
         dormant: table.be32(NFTA_TABLE_FLAGS)?.unwrap_or(0) & NFT_TABLE_F_DORMANT != 0,
-        ours: table.get(NFTA_TABLE_USERDATA).is_some_and(|attribute| attribute.value.first() == Some(&USERDATA)),
+        ours: table.get(NFTA_TABLE_USERDATA).is_some_and(|attribute| attribute.value == owner()),
     })
 }
 
@@ -291,10 +296,9 @@ impl Batch {
 
     /// A table with its sets. Gives how many handles these take.
     fn new_table(&mut self, wanted: &Sets) -> u64 {
-        let userdata = [&[USERDATA, OWNER.len() as u8][..], OWNER].concat();
         // One that came meanwhile is another's.
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.push("the table", NFT_MSG_NEWTABLE, flags, table().bytes(NFTA_TABLE_USERDATA, &userdata));
+        self.push("the table", NFT_MSG_NEWTABLE, flags, table().bytes(NFTA_TABLE_USERDATA, &owner()));
         for (id, (name, set)) in (1..).zip(wanted) {
             self.new_set(name, id, set);
         }
