@@ -2,11 +2,10 @@
 
 use crate::bed;
 use anyhow::{Context, Result, ensure};
-use router_common::layout::{RouteEntry, RouteKey4, RouteKey6};
+use router_common::layout::{ROUTE_UNICAST, RouteEntry};
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
-use wayfork::compile::words;
 use wayfork::kernel::{Kernel, Netlink};
 use wayfork::lab::process::Daemon;
 use wayfork::lab::traffic::Proto;
@@ -117,32 +116,48 @@ fn churn(stop: &AtomicBool, rounds: &AtomicU32) -> wayfork::kernel::Result<()> {
     Ok(())
 }
 
-/// The key of an LPM trie.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Prefix<T> {
-    length: u32,
-    data: T,
-}
-
-/// Turns the default routes of table 111 in the maps towards the other uplink.
+/// Turns the routes by the LAN's uplink in the maps towards the other one.
 fn corrupt(bed: &Bed, daemon: &Daemon) -> Result<()> {
-    let eth0 = bed.interface("eth0")?["ifindex"].as_u64().context("an index")? as u32;
-    let table = 111u32.to_be_bytes();
-    let empty = || nothing();
-    let key = Prefix { length: 32, data: RouteKey4 { table, addr: [0; 4] } };
-    ForeignMap::of(daemon.pid(), "ROUTES4")?.change(&key, empty(), |route: &mut RouteEntry| {
-        (route.oif, route.via) = (eth0, words::addr([192, 0, 2, 1].into()));
+    let index = |name: &str| -> Result<u32> {
+        let index = bed.interface(name)?["ifindex"].as_u64().context("an index")?;
+        Ok(u32::try_from(index)?)
+    };
+    let (eth0, eth1) = (index("eth0")?, index("eth1")?);
+    let routes = ForeignMap::of(daemon.pid(), "ROUTES")?;
+    let by_gateway = |route: &RouteEntry, dev| route.kind == ROUTE_UNICAST && route.oif == dev && route.via_family != 0;
+    let mut others = Vec::new();
+    routes.change_array(nothing(), |route| {
+        others.extend(Some(*route).filter(|route| by_gateway(route, eth0)));
+        false
     })?;
-    let key = Prefix { length: 32, data: RouteKey6 { table, addr: [0; 16] } };
-    let gateway = "2001:db8:a::1".parse()?;
-    ForeignMap::of(daemon.pid(), "ROUTES6")?.change(&key, empty(), |route: &mut RouteEntry| {
-        (route.oif, route.via) = (eth0, words::addr(gateway));
-    })
+    let mut turned = 0;
+    routes.change_array(nothing(), |route| {
+        let other = others.iter().find(|other| by_gateway(route, eth1) && other.via_family == route.via_family);
+        if let Some(other) = other {
+            turned += 1;
+            *route = RouteEntry { prefix_len: route.prefix_len, ..*other };
+        }
+        other.is_some()
+    })?;
+    ensure!(turned >= 2, "{turned} routes were turned round");
+    Ok(())
 }
 
 fn nothing() -> RouteEntry {
-    RouteEntry { kind: 0, prefix_len: 0, via_family: 0, reason: 0, oif: 0, group: 0, mtu: 0, expires: 0, via: [0; 4] }
+    RouteEntry {
+        kind: 0,
+        prefix_len: 0,
+        via_family: 0,
+        reason: 0,
+        oif: 0,
+        egress: 0,
+        gateway: 0,
+        group: 0,
+        mtu: 0,
+        expires: 0,
+        via: [0; 4],
+        pad: 0,
+    }
 }
 
 /// The neighbours of both uplinks are known to the fast path.

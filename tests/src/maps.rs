@@ -75,15 +75,20 @@ impl ForeignMap {
         anyhow::bail!("process {pid} has no map {name}")
     }
 
-    /// The value of a key, changed by `change` and written back.
-    pub fn change<K: Copy, V: Copy>(&self, key: &K, mut value: V, change: impl FnOnce(&mut V)) -> Result<()> {
+    /// Calls `change` for every value of an array, and writes those back for which it says so. `value` is any value.
+    pub fn change_array<V: Copy>(&self, mut value: V, mut change: impl FnMut(&mut V) -> bool) -> Result<()> {
         let sizes = (self.info.key_size as usize, self.info.value_size as usize);
-        ensure!(sizes == (size_of::<K>(), size_of::<V>()), "the map's entries have other sizes: {sizes:?}");
+        ensure!(sizes == (size_of::<u32>(), size_of::<V>()), "the map's entries have other sizes: {sizes:?}");
         let fd = self.fd.as_raw_fd() as u32;
-        let element = Element { fd, pad: 0, key: (&raw const *key) as u64, value: (&raw mut value) as u64, flags: 0 };
-        bpf::call(BPF_MAP_LOOKUP_ELEM, &element).context("look an entry up")?;
-        change(&mut value);
-        bpf::call(BPF_MAP_UPDATE_ELEM, &element).context("write an entry")?;
+        for key in 0..self.info.max_entries {
+            let (key, value) = (&raw const key, &raw mut value);
+            let element = Element { fd, pad: 0, key: key as u64, value: value as u64, flags: 0 };
+            bpf::call(BPF_MAP_LOOKUP_ELEM, &element).context("look an entry up")?;
+            // SAFETY: the kernel has written a value of that size, and any bytes are one.
+            if change(unsafe { &mut *value }) {
+                bpf::call(BPF_MAP_UPDATE_ELEM, &element).context("write an entry")?;
+            }
+        }
         Ok(())
     }
 }

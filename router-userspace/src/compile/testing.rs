@@ -47,14 +47,15 @@ pub(crate) fn without_filters(generation: &Generation) -> Generation {
     let mut linear = generation.clone();
     for list in &mut linear.lists {
         (list.linear, list.filters) = (0, 0);
-        let rules = list.first as usize..(list.first + list.count) as usize;
-        for (position, (rule, selectors)) in
-            (1..).zip(linear.rules[rules.clone()].iter_mut().zip(&linear.selectors[rules]))
-        {
-            rule.next = position;
-            rule.target_linear = rule.target;
-            if *selectors != Selectors::zeroed() {
-                rule.flags |= RULE_SELECTS;
+        for (next, index) in (1..).zip(list.first as usize..(list.first + list.count) as usize) {
+            let step = &mut linear.steps[index];
+            (step.next, step.target_linear) = (next, step.target);
+            if linear.selectors[index] != Selectors::zeroed() {
+                // Where a filter had proven that it matches.
+                let rule = &mut linear.rules[index];
+                let action = linear.actions[rule.action as usize];
+                rule.action = linear.actions.len() as u32;
+                linear.actions.push(ActionEntry { flags: action.flags | RULE_SELECTS, ..action });
             }
         }
     }
@@ -71,6 +72,12 @@ impl Lists for Maps<'_> {
     }
     fn rule(&self, index: u32) -> Option<&RuleEntry> {
         get(&self.generation.rules, index)
+    }
+    fn step(&self, index: u32) -> Option<&StepEntry> {
+        get(&self.generation.steps, index)
+    }
+    fn action(&self, index: u32) -> Option<&ActionEntry> {
+        get(&self.generation.actions, index)
     }
     fn selectors(&self, index: u32) -> Option<&Selectors> {
         get(&self.generation.selectors, index)

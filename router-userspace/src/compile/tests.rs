@@ -58,10 +58,29 @@ pub(super) fn run(host: &Host) -> Generation {
     compile(host, &input, &mut CounterSlots::default()).expect("fits")
 }
 
+/// A rule of a list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listed {
+    pub action: u16,
+    pub flags: u32,
+    pub counter: u32,
+    /// The number of its table; 0 without one.
+    pub table: u32,
+    /// Where it jumps to.
+    pub target: u32,
+}
+
 /// The rules that IPv4 packets from an interface meet.
-pub(super) fn list(generation: &Generation, ifindex: u32) -> &[RuleEntry] {
+pub(super) fn list(generation: &Generation, ifindex: u32) -> Vec<Listed> {
     let list = generation.lists[generation.link(ifindex).expect("an interface").list4 as usize];
-    &generation.rules[list.first as usize..(list.first + list.count) as usize]
+    let listed = |index: usize| {
+        let rule = generation.rules[index];
+        let action = generation.actions[rule.action as usize];
+        let table = if action.action == ACT_TABLE { generation.tables[action.table as usize].id } else { 0 };
+        let target = generation.steps[index].target;
+        Listed { action: action.action, flags: action.flags, counter: rule.counter, table, target }
+    };
+    (list.first as usize..(list.first + list.count) as usize).map(listed).collect()
 }
 
 /// What these routes become, each as its table says at the first address of its prefix; None where it says nothing.
@@ -142,8 +161,7 @@ fn an_unresolved_goto_goes_on_and_an_empty_table_is_no_rule() {
     jump.action = RuleAction::Goto(99);
     let rules = vec![jump, with(20, 253, Selectors::default()), with(30, 111, Selectors::default())];
     let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
-    let table = |rule: &RuleEntry| generation.tables[rule.target as usize].id;
-    assert_eq!(list(&generation, 1).iter().map(table).collect::<Vec<_>>(), [111]);
+    assert_eq!(list(&generation, 1).iter().map(|rule| rule.table).collect::<Vec<_>>(), [111]);
 }
 
 #[test]

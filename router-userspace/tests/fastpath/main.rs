@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod packets;
+mod plan;
 mod raw;
 mod support;
 

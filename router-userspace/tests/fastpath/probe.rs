@@ -1,6 +1,7 @@
 //! Questions to the program in the kernel: every action and every reason to pass, with ifindex and mark in the context.
 
 use crate::packets::{Ip, TCP, both, ipv4, ipv6};
+use crate::plan::{Plan, Rule, rule};
 use crate::support::*;
 use router_common::layout::*;
 use router_common::packet::FLOW_CLASS_SHIFT;
@@ -49,7 +50,7 @@ fn the_probe_counts_nothing() {
         let mut router = Router::new();
         router.all(&Told::Redirect(router.wan));
         assert_eq!(router.ask(&ipv4().ttl(1)), Told::Pass(PassReason::Ttl));
-        assert_eq!(router.fast.rule_counters().unwrap(), vec![Counter::default()]);
+        assert_eq!(router.fast.rule_counters(), vec![wayfork::fastpath::Counter::default()]);
         assert!(router.fast.pass_counters().unwrap().iter().all(|(_, counter)| counter.packets == 0));
     });
 }
@@ -159,20 +160,26 @@ fn addresses_of_this_host() {
     in_a_namespace(|| {
         let mut router = Router::new();
         router.change(|generation| {
-            generation.addrs4.insert((32, [9, 9, 9, 9]), ADDR_SPECIAL);
-            generation.addrs4.insert((24, [9, 9, 8, 0]), ADDR_SPECIAL | ADDR_ONLINK);
-            generation.addrs4.insert((8, [9, 0, 0, 0]), ADDR_ONLINK);
-            let net: std::net::Ipv6Addr = "2001:db8:9::".parse().unwrap();
-            generation.addrs6.insert((64, net.octets()), ADDR_SPECIAL);
-            let own: std::net::Ipv6Addr = "2001:db8:77::1".parse().unwrap();
-            generation.addrs6.insert((128, own.octets()), ADDR_SPECIAL);
+            let local = |kind| RouteEntry { kind, reason: PassReason::LocalDestination as u8, ..zeroed() };
+            // By a rule of its own, before the other; and laid over the other's table.
+            generation.rules.insert(0, rule(ACT_TABLE, 255));
+            for (prefix, table) in
+                [("9.9.9.9/32", 255), ("9.9.8.0/24", TABLE), ("2001:db8:9::/64", 255), ("2001:db8:77::1/128", TABLE)]
+            {
+                let kind = if table == TABLE { ROUTE_LOCAL_FIRST } else { ROUTE_UNSEEN };
+                generation.add_route(table, prefix, local(kind));
+            }
+            for prefix in ["9.9.9.9/32", "9.9.8.0/24", "9.9.7.0/24"] {
+                generation.sources.insert(prefix.parse().unwrap(), SOURCE_DOUBTFUL);
+            }
         });
         for (of, inside, outside) in [
             (ipv4(), ["9.9.9.9", "9.9.8.77"], ["9.9.9.8", "9.9.7.1"]),
             (ipv6(), ["2001:db8:9::1", "2001:db8:77::1"], ["2001:db8:9:1::1", "2001:db8:77::2"]),
         ] {
             for addr in inside {
-                assert_eq!(router.ask(&of.clone().to(addr)), Told::Pass(PassReason::LocalDestination), "{addr}");
+                let told = router.decision(&of.clone().to(addr), 0);
+                assert_eq!(Told::from(told), Told::Pass(PassReason::LocalDestination), "{addr}");
                 // IPv6 forwards whatever the source.
                 let from = if addr.contains(':') { Told::Redirect(router.wan) } else { Told::Pass(PassReason::Source) };
                 assert_eq!(router.ask(&of.clone().from(addr)), from, "{addr}");
@@ -189,28 +196,21 @@ fn addresses_of_this_host() {
 fn rules_and_routes() {
     in_a_namespace(|| {
         let mut router = Router::new();
-        let set = |router: &mut Router, rules: &[RuleEntry]| {
-            router.change(|generation| {
-                generation.rules = rules.to_vec();
-                for link in generation.links.values_mut() {
-                    (link.rules4, link.rules6) = ([0, rules.len() as u32], [0, rules.len() as u32]);
-                }
-            });
-        };
+        let set = |router: &mut Router, rules: &[Rule]| router.change(|generation| generation.rules = rules.to_vec());
         let table = |number| rule(ACT_TABLE, number);
         let far = Told::Redirect(router.wan);
         router.change(|generation| {
             let wan = *generation.links.keys().last().unwrap();
             for prefix in ["8.0.0.0/8", "2001:db8::/32"] {
                 let kind = |kind, reason: PassReason| RouteEntry { kind, reason: reason as u8, ..zeroed() };
-                add_route(generation, 1, prefix, kind(ROUTE_BLACKHOLE, PassReason::Resync));
-                add_route(generation, 2, prefix, kind(ROUTE_UNREACHABLE, PassReason::Resync));
-                add_route(generation, 3, prefix, kind(ROUTE_PROHIBIT, PassReason::Resync));
-                add_route(generation, 4, prefix, kind(ROUTE_THROW, PassReason::Resync));
-                add_route(generation, 5, prefix, kind(ROUTE_UNSEEN, PassReason::Multipath));
-                add_route(generation, 6, prefix, kind(ROUTE_UNSEEN, PassReason::RouteKind));
+                generation.add_route(1, prefix, kind(ROUTE_BLACKHOLE, PassReason::Resync));
+                generation.add_route(2, prefix, kind(ROUTE_UNREACHABLE, PassReason::Resync));
+                generation.add_route(3, prefix, kind(ROUTE_PROHIBIT, PassReason::Resync));
+                generation.add_route(4, prefix, kind(ROUTE_THROW, PassReason::Resync));
+                generation.add_route(5, prefix, kind(ROUTE_UNSEEN, PassReason::Multipath));
+                generation.add_route(6, prefix, kind(ROUTE_UNSEEN, PassReason::RouteKind));
                 // 0x0100_0006 must not be mistaken for 6, or the other way round.
-                add_route(generation, 0x0100_0006, prefix, route(wan, None));
+                generation.add_route(0x0100_0006, prefix, route(wan, None));
             }
         });
         set(&mut router, &[table(77), table(4), table(TABLE)]);
@@ -233,13 +233,19 @@ fn rules_and_routes() {
         router.all(&Told::Pass(PassReason::RouteKind));
         set(&mut router, &[table(0x0100_0006), table(TABLE)]);
         router.all(&Told::Pass(PassReason::Neighbour));
-        set(&mut router, &[RuleEntry { suppress_prefixlength: 0, ..table(TABLE) }, table(1)]);
+        let mut suppressing = table(TABLE);
+        suppressing.action.suppress_prefixlength = 0;
+        set(&mut router, &[suppressing, table(1)]);
         router.all(&Told::Drop);
-        set(&mut router, &[RuleEntry { flags: RULE_UNSEEN, ..table(TABLE) }]);
+        set(&mut router, &[table(TABLE).flags(RULE_UNSEEN)]);
         router.all(&Told::Pass(PassReason::RuleSelector));
         set(&mut router, &[rule(ACT_GOTO, 2), table(1), table(TABLE)]);
         router.all(&far);
-        router.change_link(router.lan, |link| (link.rules4, link.rules6) = ([0, MAX_RULES + 1], [0, MAX_RULES + 1]));
+        // What no compiler writes: a rule behind which the same rule comes.
+        let mut endless = Plan { rules: vec![rule(ACT_NOP, 0)], ..router.generation.clone() }.lay();
+        endless.steps.iter_mut().for_each(|step| step.next = 0);
+        endless.lists.iter_mut().for_each(|list| list.count = MAX_RULES + 1);
+        router.fast.apply(&endless).unwrap();
         router.all(&Told::Pass(PassReason::RuleLimit));
     });
 }
@@ -253,21 +259,23 @@ fn selectors() {
             let packet = packet.dsfield(0xb8);
             let (from, from_mask) = words_of(from);
             let (to, to_mask) = words_of(to);
-            let full = RuleEntry {
-                flags: RULE_MARK | RULE_FROM | RULE_TO | RULE_IPPROTO | RULE_SPORT | RULE_DPORT | RULE_FLOW,
-                mark: 0x0500,
-                mark_mask: 0xff00,
-                from,
-                from_mask,
-                to,
-                to_mask,
-                sport: [999, 1000],
-                dport: [53, 53],
-                flow: 0xb8 << FLOW_CLASS_SHIFT,
-                flow_mask: 0xfc << FLOW_CLASS_SHIFT,
-                ipproto: 17,
-                ..rule(ACT_BLACKHOLE, 0)
-            };
+            let full = rule(ACT_BLACKHOLE, 0).select(|all| {
+                *all = Selectors {
+                    flags: SELECT_IPPROTO | SELECT_SPORT | SELECT_DPORT,
+                    mark: 0x0500,
+                    mark_mask: 0xff00,
+                    from,
+                    from_mask,
+                    to,
+                    to_mask,
+                    sport: [999, 1000],
+                    dport: [53, 53],
+                    flow: 0xb8 << FLOW_CLASS_SHIFT,
+                    flow_mask: 0xfc << FLOW_CLASS_SHIFT,
+                    ipproto: 17,
+                    ..zeroed()
+                }
+            });
             router.change(|generation| generation.rules = vec![full]);
             let mut told = |packet: &Ip, mark| Told::from(router.decision(packet, mark));
             assert_eq!(told(&packet, 0x0512), Told::Drop);
@@ -286,7 +294,7 @@ fn selectors() {
                 if packet.to.is_ipv4() { ("192.169.0.1", "8.8.9.8") } else { ("2001:db8:1::1", "2001:db8:fffe::1") };
             assert_eq!(told(&packet.clone().from(from), 0x0500), refused);
             assert_eq!(told(&packet.clone().to(to), 0x0500), refused);
-            router.change(|generation| generation.rules[0].flags |= RULE_NOT);
+            router.change(|generation| generation.rules[0].action.flags |= RULE_NOT);
             assert_eq!(Told::from(router.decision(&packet, 0x0500)), refused);
             assert_eq!(Told::from(router.decision(&packet, 0x0600)), Told::Drop);
         }
@@ -320,7 +328,7 @@ fn neighbours_one_by_one() {
             let key = wayfork::compile::neighbour_key(router.wan, addr(gateway));
             router.fast.set_neighbour(key, None).unwrap();
             assert_eq!(router.ask(&packet), Told::Pass(PassReason::Neighbour));
-            router.fast.set_neighbour(key, Some(NeighbourEntry { mac: [2; 6], pad: [0; 2] })).unwrap();
+            router.fast.set_neighbour(key, Some(NeighbourEntry { mac: [0x0202; 3], usable: 1 })).unwrap();
             assert_eq!(router.ask(&packet), Told::Redirect(router.wan));
         }
         // What apply() writes is compared with what is there by then.
@@ -334,22 +342,21 @@ fn hairpins() {
     in_a_namespace(|| {
         let mut router = Router::new();
         let lan = router.lan;
-        let onlink: [u8; 4] = [192, 168, 8, 5];
         router.change(|generation| {
             for prefix in ["0.0.0.0/0", "::/0"] {
                 let gateway = if prefix == "::/0" { "2001:db8::99" } else { "192.168.8.1" };
-                add_route(generation, TABLE, prefix, route(lan, Some(gateway)));
-                add_neighbour(generation, lan, gateway, HOST_MAC);
+                generation.add_route(TABLE, prefix, route(lan, Some(gateway)));
+                generation.add_neighbour(lan, gateway, HOST_MAC);
             }
-            generation.addrs4.insert((32, onlink), ADDR_ONLINK);
+            generation.sources.insert("192.168.8.5/32".parse().unwrap(), SOURCE_ONLINK);
         });
         router.all(&Told::Redirect(lan));
         router.change_link(lan, |link| link.flags |= LINK_REDIRECTS4);
         assert_eq!(router.ask(&ipv4()), Told::Pass(PassReason::IcmpRedirect));
         assert_eq!(router.ask(&ipv4().from("10.7.7.7")), Told::Redirect(lan));
-        router.change(|generation| add_route(generation, TABLE, "::/0", route(lan, Some("fe80::99"))));
+        router.change(|generation| generation.add_route(TABLE, "::/0", route(lan, Some("fe80::99"))));
         assert_eq!(router.ask(&ipv6()), Told::Pass(PassReason::IcmpRedirect));
-        router.change(|generation| add_route(generation, TABLE, "::/0", route(lan, None)));
+        router.change(|generation| generation.add_route(TABLE, "::/0", route(lan, None)));
         assert_eq!(router.ask(&ipv6()), Told::Pass(PassReason::IcmpRedirect));
     });
 }
@@ -379,7 +386,7 @@ fn mtu_and_gso() {
             let narrow =
                 RouteEntry { mtu: 1200, ..route(wan, Some(if header == 40 { "10.0.0.1" } else { "fe80::1" })) };
             router.change(|generation| {
-                add_route(generation, TABLE, if header == 40 { "8.8.8.8/32" } else { "2001:db8:ffff::1/128" }, narrow);
+                generation.add_route(TABLE, if header == 40 { "8.8.8.8/32" } else { "2001:db8:ffff::1/128" }, narrow);
             });
             assert_eq!(gso(&mut router, tcp.clone(), 1200 - header), far);
             assert_eq!(gso(&mut router, tcp, 1201 - header), large);
@@ -395,12 +402,10 @@ fn marks() {
         let mut router = Router::new();
         let lan = router.lan;
         let set = |family, mark, set_value, set_mask| MarkEntry {
-            flags: RULE_MARK,
             family,
             iif: lan,
             statement: mark,
-            mark,
-            mark_mask: u32::MAX,
+            selectors: Selectors { mark, mark_mask: u32::MAX, ..zeroed() },
             set_value,
             set_mask,
             ..zeroed()
@@ -408,11 +413,7 @@ fn marks() {
         router.change(|generation| {
             generation.marks = vec![set(4, 1, 2, 0xff), set(4, 2, 0x44, 0xff), set(6, 1, 6, 0xff)];
             generation.rules.push(rule(ACT_BLACKHOLE, 0));
-            for link in generation.links.values_mut() {
-                (link.rules4, link.rules6) = ([0, 2], [0, 2]);
-            }
-            let marked = RuleEntry { flags: RULE_MARK | RULE_NOT, mark_mask: 0x40, ..generation.rules[0] };
-            generation.rules[0] = marked;
+            generation.rules[0] = generation.rules[0].mark(0, 0x40).flags(RULE_NOT);
         });
         let decision = router.decision(&ipv4(), 1);
         assert_eq!((Told::from(decision), decision.mark), (Told::Redirect(router.wan), 0x44));
@@ -420,18 +421,18 @@ fn marks() {
         assert_eq!((Told::from(decision), decision.mark), (Told::Drop, 6));
 
         router.change(|generation| {
-            let rules = &mut generation.rules;
-            rules[0] = RuleEntry { mark_class: 0x0500_0000, ..rule(ACT_TABLE, TABLE) };
-            generation.links.get_mut(&lan).unwrap().may = MAY_MARK;
+            generation.rules[0] = rule(ACT_TABLE, TABLE);
+            generation.rules[0].action.mark_class = 0x0500_0000;
+            generation.link(lan).may = MAY_MARK;
             generation.mark_bits = 0x0f00_0000;
             generation.marks_in_use = vec![0x99, 0x44];
         });
         assert_eq!(Told::from(router.decision(&ipv6(), 0xff00_0008)), Told::Mark(0xf500_0008));
         assert_eq!(Told::from(router.decision(&ipv4(), 1)), Told::Pass(PassReason::MarkInUse));
         assert_eq!(Told::from(router.decision(&ipv4(), 0x99)), Told::Pass(PassReason::MarkInUse));
-        router.change(|generation| generation.rules[0].mark_class = 0);
+        router.change(|generation| generation.rules[0].action.mark_class = 0);
         router.all(&Told::Pass(PassReason::NothingToMark));
-        router.change(|generation| generation.rules[0].action = ACT_BLACKHOLE);
+        router.change(|generation| generation.rules[0].action.action = ACT_BLACKHOLE);
         router.all(&Told::Pass(PassReason::NothingToMark));
     });
 }
@@ -443,9 +444,9 @@ fn devices_without_ethernet_are_asked_with_a_header_of_zeros() {
         let _tun = wayfork::kernel::admin::tun("tun", wayfork::kernel::admin::TunKind::Tun, false).unwrap();
         let tun = router.admin.index("tun").unwrap();
         router.change(|generation| {
-            let lan = *generation.links.values().next().unwrap();
-            let flags = lan.flags & !LINK_ETHERNET;
-            generation.links.insert(tun, LinkEntry { flags, mac: [0; 6], ..lan });
+            let lan = *generation.links.keys().next().unwrap();
+            generation.add_link_like(lan, tun, LINK_ETHERNET);
+            generation.link(tun).mac = [0; 3];
         });
         for packet in both() {
             let context = Context { ifindex: tun, mark: 0, gso_size: 0 };
@@ -458,18 +459,15 @@ fn devices_without_ethernet_are_asked_with_a_header_of_zeros() {
 fn a_list_of_100_000_rules_is_followed_to_its_end() {
     in_a_namespace(|| {
         let mut router = Router::new();
-        let no_match = RuleEntry { flags: RULE_MARK, mark: 1, mark_mask: 1, ..rule(ACT_BLACKHOLE, 0) };
-        let mut generation = router.generation.clone();
-        generation.rules = vec![no_match; 99_999];
-        generation.rules.push(rule(ACT_TABLE, TABLE));
-        for link in generation.links.values_mut() {
-            (link.rules4, link.rules6) = ([0, 100_000], [0, 100_000]);
-        }
+        let mut plan = router.generation.clone();
+        plan.rules = vec![rule(ACT_BLACKHOLE, 0).mark(1, 1); 99_999];
+        plan.rules.push(rule(ACT_TABLE, TABLE));
+        let generation = plan.lay();
         assert!(!router.fast.fits(&generation));
         assert!(matches!(router.fast.apply(&generation), Err(wayfork::fastpath::Error::Full)));
         let capacity = wayfork::fastpath::Capacity::of(&generation);
         router.fast = wayfork::fastpath::FastPath::load(capacity).unwrap();
-        router.generation = generation;
+        router.generation = plan;
         router.change(|_| ());
         router.fast.renew_lease(Duration::from_secs(60)).unwrap();
         router.all(&Told::Redirect(router.wan));

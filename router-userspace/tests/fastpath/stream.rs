@@ -1,6 +1,7 @@
 //! What real senders hand over: GSO packets, checksums that are not filled in, marks and priorities.
 
 use crate::packets::{Ip, UDP, both, checksum, ipv4, ipv6};
+use crate::plan::{Plan, rule};
 use crate::raw::{DropsWhere, MARK, PRIORITY};
 use crate::support::*;
 use router_common::layout::*;
@@ -25,7 +26,7 @@ struct Hosts {
     a: Netns,
     b: Netns,
     fast: FastPath,
-    generation: wayfork::compile::Generation,
+    generation: Plan,
     admin: Admin,
     to_a: u32,
     to_b: u32,
@@ -65,22 +66,18 @@ impl Hosts {
         let b = host("b", WAN_MAC, B, &A);
         let mut admin = Admin::open().unwrap();
         let (to_a, to_b) = (admin.index("to_a").unwrap(), admin.index("to_b").unwrap());
-        let mut generation = wayfork::compile::Generation::default();
-        let flags = LINK_ETHERNET | LINK_EGRESS | LINK_FORWARDS4 | LINK_FORWARDS6;
-        let (list, mtu) = ([0, 1], 1500);
-        let link = LinkEntry { flags, mtu4: mtu, mtu6: mtu, rules4: list, rules6: list, may: MAY_REDIRECT, ..zeroed() };
-        generation.links.insert(to_a, LinkEntry { mac: LAN_MAC, ..link });
-        generation.links.insert(to_b, LinkEntry { mac: WAN_MAC, ..link });
-        generation.rules = vec![rule(ACT_TABLE, TABLE)];
+        let mut generation = Plan { rules: vec![rule(ACT_TABLE, TABLE)], ..Plan::default() };
+        generation.add_link(to_a, LAN_MAC);
+        generation.add_link(to_b, WAN_MAC);
         generation.counters = vec![Some("the only rule".to_owned())];
         for (addrs, netns, name, index) in [(A, &a, "a0", to_a), (B, &b, "b0", to_b)] {
             for (addr, len) in addrs.iter().zip([32, 128]) {
-                add_route(&mut generation, TABLE, &format!("{addr}/{len}"), route(index, None));
-                add_neighbour(&mut generation, index, addr, mac_of(netns, name));
+                generation.add_route(TABLE, &format!("{addr}/{len}"), route(index, None));
+                generation.add_neighbour(index, addr, mac_of(netns, name));
             }
         }
-        let mut fast = FastPath::load(Capacity::of(&generation)).unwrap();
-        fast.apply(&generation).unwrap();
+        let mut fast = FastPath::load(Capacity::of(&generation.lay())).unwrap();
+        fast.apply(&generation.lay()).unwrap();
         fast.renew_lease(Duration::from_secs(3600)).unwrap();
         fast.attach(to_a).unwrap();
         fast.attach(to_b).unwrap();
@@ -97,7 +94,7 @@ fn a_tcp_stream_goes_through_in_gso_packets() {
     in_a_namespace(|| {
         let hosts = Hosts::new();
         for family in [0, 1] {
-            let before = hosts.fast.rule_counters().unwrap()[0];
+            let before = hosts.fast.rule_counters()[0];
             let listener = hosts.b.run(|| TcpListener::bind(socket_addr(B[family], 5000)).unwrap()).unwrap();
             let mut sender = hosts.a.run(|| TcpStream::connect(socket_addr(B[family], 5000)).unwrap()).unwrap();
             let mut receiver = listener.accept().unwrap().0;
@@ -112,7 +109,7 @@ fn a_tcp_stream_goes_through_in_gso_packets() {
                 received
             });
             assert!(received == data);
-            let after = hosts.fast.rule_counters().unwrap()[0];
+            let after = hosts.fast.rule_counters()[0];
             let at = Action::Redirect as usize;
             let (packets, bytes) = (after.packets[at] - before.packets[at], after.bytes[at] - before.bytes[at]);
             assert!(bytes > 8_000_000, "{bytes} bytes");
@@ -138,13 +135,13 @@ fn udp_gso_packets_go_where_their_segments_fit() {
             };
             assert_eq!(status, 0, "UDP_SEGMENT: {}", std::io::Error::last_os_error());
             let at = Action::Redirect as usize;
-            let before = hosts.fast.rule_counters().unwrap()[0].packets[at];
+            let before = hosts.fast.rule_counters()[0].packets[at];
             sender.send_to(&[7; 4000], socket_addr(B[family], 5001)).unwrap();
             let mut buffer = [0; 5000];
             for _ in 0..4 {
                 assert_eq!(receiver.recv(&mut buffer).expect("a segment"), 1000);
             }
-            assert_eq!(hosts.fast.rule_counters().unwrap()[0].packets[at], before + 1, "one GSO packet");
+            assert_eq!(hosts.fast.rule_counters()[0].packets[at], before + 1, "one GSO packet");
 
             // Segments that do not fit are the stack's to answer for; so are those of which only the device's own MTU, larger
             // than the route's or than what IPv6 may use, says that they fit.
@@ -152,16 +149,16 @@ fn udp_gso_packets_go_where_their_segments_fit() {
             let passed = |fast: &FastPath| fast.pass_counters().unwrap()[PassReason::Mtu as usize].1.packets;
             for (device, known) in [(1010, 1010), (1500, 1499)] {
                 hosts.admin.set_mtu("to_b", device).unwrap();
-                let link = hosts.generation.links.get_mut(&to_b).unwrap();
+                let link = hosts.generation.link(to_b);
                 (link.mtu4, link.mtu6) = (known, known);
-                hosts.fast.apply(&hosts.generation).unwrap();
+                hosts.fast.apply(&hosts.generation.lay()).unwrap();
                 let before = passed(&hosts.fast);
                 sender.send_to(&[7; 4000], socket_addr(B[family], 5001)).unwrap();
                 assert_eq!(passed(&hosts.fast), before + 1);
             }
-            let link = hosts.generation.links.get_mut(&to_b).unwrap();
+            let link = hosts.generation.link(to_b);
             (link.mtu4, link.mtu6) = (1500, 1500);
-            hosts.fast.apply(&hosts.generation).unwrap();
+            hosts.fast.apply(&hosts.generation.lay()).unwrap();
         }
     });
 }
@@ -185,14 +182,12 @@ fn checksums_that_are_not_filled_in_yet_become_right() {
         let device = tun("tun", TunKind::Tun, false).unwrap();
         hosts.admin.up("tun").unwrap();
         let index = hosts.admin.index("tun").unwrap();
-        let like = hosts.generation.links[&hosts.to_a];
-        let flags = like.flags & !LINK_ETHERNET;
-        hosts.generation.links.insert(index, LinkEntry { flags, ..like });
+        hosts.generation.add_link_like(hosts.to_a, index, LINK_ETHERNET);
         let far = ["10.9.0.1", "fd00::99"];
         for (to, len) in far.iter().zip([32, 128]) {
-            add_route(&mut hosts.generation, TABLE, &format!("{to}/{len}"), route(index, None));
+            hosts.generation.add_route(TABLE, &format!("{to}/{len}"), route(index, None));
         }
-        hosts.fast.apply(&hosts.generation).unwrap();
+        hosts.fast.apply(&hosts.generation.lay()).unwrap();
         for family in [0, 1] {
             let sender = hosts.a.run(|| UdpSocket::bind(socket_addr(A[family], 6000)).unwrap()).unwrap();
             for length in [1, 7, 100, 1400] {
@@ -305,8 +300,8 @@ fn a_checksum_over_the_whole_packet_stays_true() {
         router.admin.up("vx").unwrap();
         let (vx, wan) = (router.admin.index("vx").unwrap(), router.wan);
         router.change(|generation| {
-            let like = generation.links[&wan];
-            generation.links.insert(vx, LinkEntry { mac, ..like });
+            generation.add_link_like(wan, vx, 0);
+            generation.link(vx).mac = bytemuck::cast(mac);
         });
         router.fast.attach(vx).unwrap();
         // (Where padding is cut off, bpf_skb_change_tail gives the sum up.)

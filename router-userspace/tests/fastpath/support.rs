@@ -1,11 +1,12 @@
-//! What the tests share: a router of two veth ends in a namespace of its own, and generations made by hand.
+//! What the tests share: a router of two veth ends in a namespace of its own.
 
+use crate::plan::{Plan, rule};
 use router_common::layout::*;
 use router_common::verdict::{Action, PassReason};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
-use wayfork::compile::{Generation, words};
+use wayfork::compile::words;
 use wayfork::fastpath::{Capacity, FastPath};
 use wayfork::kernel::admin::{Admin, NewLink, write_setting};
 use wayfork::kernel::netns::Netns;
@@ -59,11 +60,6 @@ pub fn zeroed<T: bytemuck::Zeroable>() -> T {
     bytemuck::Zeroable::zeroed()
 }
 
-/// A rule without selectors.
-pub fn rule(action: u32, target: u32) -> RuleEntry {
-    RuleEntry { action, target, suppress_prefixlength: -1, suppress_ifgroup: NO_GROUP, ..zeroed() }
-}
-
 /// A unicast route by `oif`.
 pub fn route(oif: u32, via: Option<&str>) -> RouteEntry {
     let via = via.map(addr);
@@ -74,27 +70,6 @@ pub fn route(oif: u32, via: Option<&str>) -> RouteEntry {
         via: via.map_or([0; 4], words::addr),
         ..zeroed()
     }
-}
-
-/// Puts a route into a generation.
-pub fn add_route(generation: &mut Generation, table: u32, to: &str, entry: RouteEntry) {
-    let net: ipnet::IpNet = to.parse().expect("a prefix");
-    let (len, table) = (net.prefix_len(), table.to_be_bytes());
-    let entry = RouteEntry { prefix_len: len, ..entry };
-    match net.addr() {
-        IpAddr::V4(to) => {
-            generation.routes4.insert((32 + u32::from(len), RouteKey4 { table, addr: to.octets() }), entry);
-        }
-        IpAddr::V6(to) => {
-            generation.routes6.insert((32 + u32::from(len), RouteKey6 { table, addr: to.octets() }), entry);
-        }
-    }
-}
-
-/// Puts a usable neighbour into a generation.
-pub fn add_neighbour(generation: &mut Generation, ifindex: u32, neighbour: &str, mac: [u8; 6]) {
-    let key = wayfork::compile::neighbour_key(ifindex, addr(neighbour));
-    generation.neighbours.insert(key, NeighbourEntry { mac, pad: [0; 2] });
 }
 
 /// What was decided, in short.
@@ -196,7 +171,7 @@ pub fn read_tun(tun: &OwnedFd) -> Option<Vec<u8>> {
 /// holds. No address, no IPv6, no forwarding: whatever arrives was carried by the program.
 pub struct Router {
     pub fast: FastPath,
-    pub generation: Generation,
+    pub generation: Plan,
     pub admin: Admin,
     pub lan: u32,
     pub wan: u32,
@@ -229,7 +204,7 @@ impl Router {
         let mut index = |name| admin.index(name).expect("an index");
         let (lan, wan, lan0, wan0) = (index("lan"), index("wan"), index("lan0"), index("wan0"));
         let generation = base(lan, wan);
-        let fast = FastPath::load(Capacity::of(&generation)).expect("load the fast path");
+        let fast = FastPath::load(Capacity::of(&generation.lay())).expect("load the fast path");
         let (hosts, gateway) = (Wire::on(lan0), Wire::on(wan0));
         let mut router = Router { fast, generation, admin, lan, wan, hosts, gateway };
         router.change(|_| ());
@@ -245,9 +220,9 @@ impl Router {
     }
 
     /// Changes the generation and applies it.
-    pub fn change(&mut self, change: impl FnOnce(&mut Generation)) {
+    pub fn change(&mut self, change: impl FnOnce(&mut Plan)) {
         change(&mut self.generation);
-        self.fast.apply(&self.generation).expect("apply the generation");
+        self.fast.apply(&self.generation.lay()).expect("apply the generation");
     }
 
     /// Changes what is known of an interface.
@@ -263,18 +238,14 @@ impl Router {
 }
 
 /// What [`Router::new`] applies.
-fn base(lan: u32, wan: u32) -> Generation {
-    let mut generation = Generation::default();
-    let flags = LINK_ETHERNET | LINK_EGRESS | LINK_FORWARDS4 | LINK_FORWARDS6;
-    let link =
-        LinkEntry { flags, mtu4: 1500, mtu6: 1500, rules4: [0, 1], rules6: [0, 1], may: MAY_REDIRECT, ..zeroed() };
-    generation.links.insert(lan, LinkEntry { mac: LAN_MAC, ..link });
-    generation.links.insert(wan, LinkEntry { mac: WAN_MAC, ..link });
-    generation.rules = vec![rule(ACT_TABLE, TABLE)];
-    generation.counters = vec![Some("the only rule".to_owned())];
-    add_route(&mut generation, TABLE, "0.0.0.0/0", route(wan, Some("10.0.0.1")));
-    add_route(&mut generation, TABLE, "::/0", route(wan, Some("fe80::1")));
-    add_neighbour(&mut generation, wan, "10.0.0.1", GATEWAY_MAC);
-    add_neighbour(&mut generation, wan, "fe80::1", GATEWAY_MAC);
-    generation
+fn base(lan: u32, wan: u32) -> Plan {
+    let mut plan = Plan { rules: vec![rule(ACT_TABLE, TABLE)], ..Plan::default() };
+    plan.add_link(lan, LAN_MAC);
+    plan.add_link(wan, WAN_MAC);
+    plan.counters = vec![Some("the only rule".to_owned())];
+    plan.add_route(TABLE, "0.0.0.0/0", route(wan, Some("10.0.0.1")));
+    plan.add_route(TABLE, "::/0", route(wan, Some("fe80::1")));
+    plan.add_neighbour(wan, "10.0.0.1", GATEWAY_MAC);
+    plan.add_neighbour(wan, "fe80::1", GATEWAY_MAC);
+    plan
 }

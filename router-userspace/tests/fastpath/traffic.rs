@@ -2,6 +2,7 @@
 //! the other side was carried by the program, and nothing else.
 
 use crate::packets::{Ip, TCP, both, ipv4, ipv6};
+use crate::plan::rule;
 use crate::support::*;
 use router_common::layout::*;
 use router_common::verdict::{Action, PassReason};
@@ -48,7 +49,7 @@ fn a_forwarded_packet_has_new_addresses_and_one_hop_less() {
             router.send(&packet);
             assert_eq!(router.gateway.receive(), Some(at_the_gateway(packet.forwarded())));
         }
-        let counters = router.fast.rule_counters().unwrap();
+        let counters = router.fast.rule_counters();
         assert_eq!(counters[0].packets[Action::Redirect as usize], 6 + 256);
         assert_eq!(counters[0].bytes[Action::Redirect as usize], 3 * 60 + (3 + 256) * 40);
     });
@@ -111,12 +112,12 @@ fn drop_is_for_blackholes() {
         let mut router = Router::attached();
         router.change(|generation| {
             let blackhole = RouteEntry { kind: ROUTE_BLACKHOLE, ..zeroed() };
-            add_route(generation, TABLE, "8.8.8.8/32", blackhole);
+            generation.add_route(TABLE, "8.8.8.8/32", blackhole);
         });
         router.send(&ipv4());
         router.send(&ipv4().to("8.8.8.9"));
         assert_eq!(router.gateway.receive(), Some(at_the_gateway(ipv4().to("8.8.8.9").forwarded())));
-        assert_eq!(router.fast.rule_counters().unwrap()[0].packets, [0, 1, 0, 1]);
+        assert_eq!(router.fast.rule_counters()[0].packets, [0, 1, 0, 1]);
     });
 }
 
@@ -134,8 +135,8 @@ fn interface_indexes_have_32_bits() {
         router.fast.attach(router.wan).unwrap();
         let lan = router.lan;
         router.change(|generation| {
-            add_route(generation, TABLE, "8.8.8.8/32", route(lan, Some("192.168.8.1")));
-            add_neighbour(generation, lan, "192.168.8.1", HOST_MAC);
+            generation.add_route(TABLE, "8.8.8.8/32", route(lan, Some("192.168.8.1")));
+            generation.add_neighbour(lan, "192.168.8.1", HOST_MAC);
         });
         router.gateway.send(&ethernet_frame(WAN_MAC, &ipv4().bytes()));
         let expected = [&HOST_MAC[..], &LAN_MAC, &[8, 0], &ipv4().forwarded()].concat();
@@ -149,9 +150,9 @@ fn add_tun(router: &mut Router, name: &str) -> (std::fs::File, u32) {
     router.admin.up(name).unwrap();
     let index = router.admin.index(name).unwrap();
     router.change(|generation| {
-        let like = *generation.links.values().next().unwrap();
-        let flags = like.flags & !LINK_ETHERNET;
-        generation.links.insert(index, LinkEntry { flags, mac: [0; 6], ..like });
+        let like = *generation.links.keys().next().unwrap();
+        generation.add_link_like(like, index, LINK_ETHERNET);
+        generation.link(index).mac = [0; 3];
     });
     router.fast.attach(index).unwrap();
     (device.into(), index)
@@ -168,8 +169,8 @@ fn devices_without_ethernet_in_both_directions() {
             assert_eq!(router.gateway.receive(), Some(at_the_gateway(packet.forwarded())), "TUN to Ethernet");
         }
         router.change(|generation| {
-            add_route(generation, TABLE, "0.0.0.0/0", route(second, None));
-            add_route(generation, TABLE, "::/0", route(second, None));
+            generation.add_route(TABLE, "0.0.0.0/0", route(second, None));
+            generation.add_route(TABLE, "::/0", route(second, None));
         });
         let two = two.into();
         for packet in both() {
@@ -196,7 +197,7 @@ fn pass_and_mark_go_on_to_other_programs_and_redirect_does_not() {
         // Two more of the same, without a lease: each counts what it sees.
         let mut others = Vec::new();
         for how in [Attached::Tcx, Attached::Clsact] {
-            let mut other = FastPath::load(Capacity::of(&router.generation)).unwrap();
+            let mut other = FastPath::load(Capacity::of(&router.generation.lay())).unwrap();
             assert_eq!(other.attach_by(lan, how).unwrap(), how);
             others.push(other);
         }
@@ -211,12 +212,12 @@ fn pass_and_mark_go_on_to_other_programs_and_redirect_does_not() {
         assert_eq!(seen(&others), [1, 1], "passed");
         router.change(|generation| {
             generation.mark_bits = 0xff00_0000;
-            generation.rules[0].mark_class = 0x0100_0000;
-            generation.links.get_mut(&lan).unwrap().may = MAY_MARK;
+            generation.rules[0].action.mark_class = 0x0100_0000;
+            generation.link(lan).may = MAY_MARK;
         });
         router.send(&ipv4());
         assert_eq!(seen(&others), [2, 2], "marked");
-        assert_eq!(router.fast.rule_counters().unwrap()[0].packets, [0, 1, 1, 0]);
+        assert_eq!(router.fast.rule_counters()[0].packets, [0, 1, 1, 0]);
 
         // The same program is no other's, as for a command that looks at the interfaces of a running router.
         assert_eq!(router.fast.foreign_programs(lan).unwrap(), vec![]);
@@ -233,16 +234,15 @@ fn what_action_mark_writes_the_next_program_sees() {
         let lan = router.lan;
         router.change(|generation| {
             generation.mark_bits = 0xff00_0000;
-            generation.rules[0].mark_class = 0x4200_0000;
-            generation.links.get_mut(&lan).unwrap().may = MAY_MARK;
+            generation.rules[0].action.mark_class = 0x4200_0000;
+            generation.link(lan).may = MAY_MARK;
         });
         // Behind it: a program that knows the mark only where the first has written it.
-        let mut second = FastPath::load(Capacity::of(&router.generation)).unwrap();
+        let mut second = FastPath::load(Capacity::of(&router.generation.lay())).unwrap();
         let mut generation = router.generation.clone();
-        generation.links.get_mut(&lan).unwrap().may = MAY_REDIRECT;
-        let marked = RuleEntry { flags: RULE_MARK, mark: 0x4200_0000, mark_mask: u32::MAX, ..generation.rules[0] };
-        generation.rules[0] = marked;
-        second.apply(&generation).unwrap();
+        generation.link(lan).may = MAY_REDIRECT;
+        generation.rules[0] = generation.rules[0].mark(0x4200_0000, u32::MAX);
+        second.apply(&generation.lay()).unwrap();
         second.renew_lease(Duration::from_secs(60)).unwrap();
         second.attach(lan).unwrap();
         for packet in both() {
@@ -317,7 +317,7 @@ fn generations_change_under_traffic_without_a_wrong_packet() {
         let mut router = Router::new();
         let mut generation = router.generation.clone();
         generation.rules.resize(LIST, generation.rules[0]);
-        router.fast = FastPath::load(Capacity::of(&generation)).unwrap();
+        router.fast = FastPath::load(Capacity::of(&generation.lay())).unwrap();
         router.change(|_| ());
         router.fast.renew_lease(Duration::from_secs(3600)).unwrap();
         router.fast.attach(router.lan).unwrap();
@@ -333,21 +333,20 @@ fn generations_change_under_traffic_without_a_wrong_packet() {
             });
             // Table, gateway and egress interface change together: a mix of two generations would be a packet without a route, a
             // neighbour or a way out. Behind many rules, so that at any time some packet is on its way through the program.
-            let filler = RuleEntry { flags: RULE_MARK, mark: 1, mark_mask: 1, ..rule(ACT_BLACKHOLE, 0) };
+            let filler = rule(ACT_BLACKHOLE, 0).mark(1, 1);
             for round in 0..40u32 {
-                let (lan, wan) = (router.lan, router.wan);
+                let wan = router.wan;
                 router.change(|generation| {
                     let (gateway, table) = (format!("10.0.0.{}", round / 2 + 1), 1000 + round);
-                    generation.routes4.clear();
+                    generation.routes.clear();
                     generation.neighbours.clear();
                     generation.rules = vec![filler; LIST - 1];
                     let closed = round % 2 == 1;
                     generation.rules.push(if closed { rule(ACT_BLACKHOLE, 0) } else { rule(ACT_TABLE, table) });
-                    let egress = generation.links.get_mut(&wan).unwrap();
+                    let egress = generation.link(wan);
                     egress.flags = egress.flags & !LINK_EGRESS | if closed { 0 } else { LINK_EGRESS };
-                    generation.links.get_mut(&lan).unwrap().rules4 = [0, LIST as u32];
-                    add_route(generation, table, "0.0.0.0/0", route(wan, Some(&gateway)));
-                    add_neighbour(generation, wan, &gateway, GATEWAY_MAC);
+                    generation.add_route(table, "0.0.0.0/0", route(wan, Some(&gateway)));
+                    generation.add_neighbour(wan, &gateway, GATEWAY_MAC);
                 });
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -355,7 +354,7 @@ fn generations_change_under_traffic_without_a_wrong_packet() {
         });
         let passed: Vec<_> = router.fast.pass_counters().unwrap().into_iter().filter(|(_, c)| c.packets > 0).collect();
         assert!(passed.iter().all(|(reason, _)| *reason == PassReason::Resync), "{passed:?}");
-        assert!(router.fast.rule_counters().unwrap()[0].packets[Action::Redirect as usize] > 100);
+        assert!(router.fast.rule_counters()[0].packets[Action::Redirect as usize] > 100);
     });
 }
 
