@@ -1,4 +1,4 @@
-//! Sets of addresses: with the mirror alone a rule for a set sends packets where the stack sends them by a rule for each prefix.
+//! Sets of addresses: a rule for a set sends packets where the stack sends them by a rule for each prefix.
 
 use crate::{bed, twins};
 use anyhow::{Result, ensure};
@@ -41,29 +41,39 @@ fn compare(twins: &Twins) -> Result<usize> {
     Ok(of_stack(&all, &arrivals).into_iter().filter(|seen| devices(seen) == ["n3"]).count())
 }
 
-/// A rule for each prefix on the one, a set on the other.
-fn install(twins: &Twins, rule: &str, words: &str) -> Result<Daemon> {
+/// With the mirror alone, and with the fast path before it.
+const MODES: [&str; 2] = ["netlink", "ebpf"];
+
+/// A rule for each prefix.
+fn install_prefixes(twins: &Twins, words: &str) -> Result<()> {
     for prefix in PREFIXES {
         let family = if prefix.contains(':') { "-6" } else { "-4" };
         twins.alone.ip(&format!("{family} rule add priority 100 from {prefix} {words} table 103"))?;
     }
+    Ok(())
+}
+
+/// A set of them on the other.
+fn install(twins: &Twins, mode: &str, rule: &str) -> Result<Daemon> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("members.txt"), PREFIXES.join("\n"))?;
     let file = folder.path().join("members.txt");
     let sets = format!("[sets]\nmembers = {{ file = {:?} }}\n", file.display().to_string());
-    let daemon = twins.run("netlink", &format!("{sets}{rule}"))?;
-    Ok(daemon)
+    twins.run(mode, &format!("{sets}{rule}"))
 }
 
 #[test]
 fn a_set_sends_its_members_where_a_rule_each_does() -> Result<()> {
     let twins = twins!();
     let rule = "[[rule]]\npriority = 100\nfrom = \"@members\"\ntable = 103\n";
-    let daemon = install(&twins, rule, "")?;
-    let by_n3 = compare(&twins)?;
-    // Ten of IPv4 by their addresses, four of IPv6, and three with marks.
-    ensure!(by_n3 >= 12, "only {by_n3} packets were in the set");
-    ensure!(daemon.stop()?.success());
+    install_prefixes(&twins, "")?;
+    for mode in MODES {
+        let daemon = install(&twins, mode, rule)?;
+        let by_n3 = compare(&twins)?;
+        // Ten of IPv4 by their addresses, four of IPv6, and three with marks.
+        ensure!(by_n3 >= 12, "mode {mode}: only {by_n3} packets were in the set");
+        ensure!(daemon.stop()?.success());
+    }
     let left = twins.with.kernel(wayfork::kernel::Kernel::mark_chain)?;
     ensure!(left.is_none(), "the table is left behind");
     Ok(())
@@ -73,10 +83,13 @@ fn a_set_sends_its_members_where_a_rule_each_does() -> Result<()> {
 fn other_selectors_hold_beside_a_set() -> Result<()> {
     let twins = twins!();
     let rule = "[[rule]]\npriority = 100\nfrom = \"@members\"\nfwmark = \"1/1\"\niif = \"n1\"\ntable = 103\n";
-    let daemon = install(&twins, rule, "fwmark 1/1 iif n1")?;
-    let by_n3 = compare(&twins)?;
-    ensure!(by_n3 == 2, "{by_n3} packets carry the mark and are in the set");
-    ensure!(daemon.stop()?.success());
+    install_prefixes(&twins, "fwmark 1/1 iif n1")?;
+    for mode in MODES {
+        let daemon = install(&twins, mode, rule)?;
+        let by_n3 = compare(&twins)?;
+        ensure!(by_n3 == 2, "mode {mode}: {by_n3} packets carry the mark and are in the set");
+        ensure!(daemon.stop()?.success());
+    }
     Ok(())
 }
 
@@ -94,10 +107,12 @@ fn not_of_a_set_is_everybody_else() -> Result<()> {
     let policy = format!(
         "[sets]\nfew = [\"{set}\"]\n[[rule]]\npriority = 100\nnot = true\nfrom = [\"@few\", \"10.1.0.128/25\"]\ntable = 103\n"
     );
-    let daemon = twins.run("netlink", &policy)?;
-    let by_n3 = compare(&twins)?;
-    ensure!(by_n3 > 4, "{by_n3}");
-    ensure!(daemon.stop()?.success());
+    for mode in MODES {
+        let daemon = twins.run(mode, &policy)?;
+        let by_n3 = compare(&twins)?;
+        ensure!(by_n3 > 4, "mode {mode}: {by_n3}");
+        ensure!(daemon.stop()?.success());
+    }
     Ok(())
 }
 

@@ -147,14 +147,13 @@ fn bits_stay_and_no_bit_is_taken_over() {
     assert_eq!(bits(&policy, &classes, &Facts::default()).unwrap(), [1 << 28, 1 << 27, 1 << 26]);
 }
 
-/// Until the program looks addresses up in sets itself, it decides nothing that depends on one, and its own bits are others.
+/// The program looks addresses up in sets itself, and marks by other bits.
 #[test]
-fn interfaces_of_a_policy_with_sets_are_left_to_the_stack() {
+fn sets_stand_against_nothing_and_keep_their_bits() {
     let bound = with_set_bits(&read(POLICY), &host(), &Facts::default(), &BTreeMap::new()).unwrap();
     let marks = bound.mark_rules();
     let judgement = judge(&host(), &Facts::default(), &Wanted { settings: &bound.router, marks: &marks });
-    assert_eq!(judgement.interfaces[&ETH0].may, May::Pass);
-    assert!(judgement.interfaces[&ETH0].why.contains("in sets (@a)"), "{}", judgement.interfaces[&ETH0].why);
+    assert_eq!(judgement.interfaces[&ETH0].may, May::Redirect);
     let used = bits::used(&host(), &Facts::default(), &marks);
     assert_eq!(used.free & 0xe000_0000, 0, "{:#x}", used.free);
 }
