@@ -33,6 +33,9 @@ impl Default for Limits {
     }
 }
 
+/// So many jumps in a run are worth a gate, however few the rules.
+const JUMPS_GATED: usize = 4;
+
 /// The steps of one or both families.
 #[derive(Default)]
 pub(super) struct RuleSteps {
@@ -183,7 +186,9 @@ impl<'a> Plan<'a> {
     /// Adds a run that is worth a gate, and gives back the gate, which is still closed.
     fn add_behind_a_gate(&mut self, run: &Run) -> Option<Rule> {
         let (first, last) = (*run.priorities.first()?, *run.priorities.last()?);
-        if !run.fresh || run.rules < self.limits.gated || first == last {
+        // Behind a gate jumps come in their places; elsewhere all the rules that they stand before are added once more.
+        let jumps = run.priorities.iter().filter(|priority| self.jumps.missing.contains_key(priority)).count();
+        if !run.fresh || first == last || run.rules < self.limits.gated && jumps < JUMPS_GATED {
             return None;
         }
         let (before, behind) = (first.checked_sub(1)?, last.checked_add(1)?);

@@ -1,13 +1,13 @@
 //! Long lists in the running kernel: what it answers with jumps over groups and without, and that all of a list is there.
 
-use super::real::{foreign, in_namespace, own};
+use super::real::{foreign, in_namespace, own, read};
 use super::*;
 use crate::kernel::admin::write_setting;
 use crate::kernel::{Admin, Netlink, RouteQuery};
 use crate::mirror::desired::shorten;
 use crate::mirror::skips::Shape;
 use crate::mirror::{MarkClasses, desired, diff, remove_all};
-use crate::model::{Family, NextHop, RouteKind, RuleAction};
+use crate::model::{Family, RuleAction};
 use fastrand::Rng;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -29,28 +29,12 @@ fn router(admin: &mut Admin, kernel: &mut Netlink) -> u32 {
     ] {
         write_setting(key, value).unwrap();
     }
-    let dev = admin.index("eth1").unwrap();
-    for family in Family::BOTH {
-        for table in TABLES {
-            let route = Route {
-                family,
-                table,
-                dst: family.default_prefix(),
-                kind: RouteKind::Unicast,
-                metric: 0,
-                protocol: 3,
-                nexthops: vec![NextHop { dev, weight: 1, ..NextHop::default() }],
-                src: None,
-                tos: 0,
-                scope: if family == Family::Ipv4 { 253 } else { 0 },
-                prefsrc: None,
-                mtu: None,
-                mtu_locked: false,
-                expires: None,
-                pref: 0,
-                nhid: 0,
-            };
-            kernel.add_route(&route).unwrap();
+    for table in TABLES {
+        let policy = read(&format!("[[route]]\ntable = {table}\nto = \"default\"\ndev = \"eth1\"\n"));
+        let wish = desired(&policy, &kernel.host().unwrap(), &MarkClasses::default());
+        assert_eq!(wish.routes.len(), 2);
+        for wanted in wish.routes {
+            kernel.add_route(&Route { protocol: 3, ..wanted.item }).unwrap();
         }
     }
     admin.index("eth0").unwrap()
@@ -190,7 +174,7 @@ fn a_list_in_pieces_is_answered_as_the_file_says() {
                 "[[rule]]\nname = \"many\"\npriority = 1000\nfrom = [{}]\ntable = 112\n[[rule]]\npriority = 1100\ntable = 113\n",
                 nets.collect::<Vec<_>>().join(", ")
             );
-            let policy = crate::policy::parse("test.toml", &text, &Default::default()).unwrap().policy;
+            let policy = read(&text);
             let host = kernel.host().unwrap();
             let wish = desired(&policy, &host, &MarkClasses::default());
             let way = diff(&wish, &host, None);
@@ -203,7 +187,7 @@ fn a_list_in_pieces_is_answered_as_the_file_says() {
             let host = kernel.host().unwrap();
             assert!(diff(&desired(&policy, &host, &MarkClasses::default()), &host, None).is_empty());
             // Each piece is known as the file's.
-            let (origins, mut priorities) = (policy.origins(), std::collections::BTreeSet::new());
+            let (origins, mut priorities) = (policy.origins(&host), std::collections::BTreeSet::new());
             for rule in host.rules.iter().filter(|rule| rule.protocol == OWN_PROTOCOL && !rule.is_scaffold()) {
                 let origin = origins.of(rule).unwrap();
                 assert_eq!(origin.name.is_some(), rule.action == RuleAction::Table(112), "{rule}");
@@ -283,7 +267,7 @@ fn a_socket_with_a_mark_of_ours_is_spared() {
         let iif = router(admin, kernel);
         let untouched = foreign(kernel);
         let classes = MarkClasses { bits: 0xf000_0000, tables: [(111, 0x1000_0000), (112, 0x2000_0000)].into() };
-        let policy = crate::policy::parse("test.toml", "", &Default::default()).unwrap().policy;
+        let policy = read("");
         // Another's rule where the jump is: then there is none.
         let theirs = |family| Rule { protocol: 3, action: RuleAction::Nop, ..Rule::lookup(family, 1, 0) };
         for spared in [true, false, true] {
