@@ -3,6 +3,8 @@
 use super::diff::mark_digest;
 use super::resolve::{Resolver, Waiting};
 use super::routes::{BySlot, Slot, same_route, slot};
+use super::skips::{self, Shape};
+use super::spread::spread;
 use super::text::Words;
 use crate::model::{Family, Host, MarkRule, OWN_PROTOCOL, Route, RouteKind, Rule, protocol_name};
 use crate::policy::Policy;
@@ -27,6 +29,8 @@ pub enum Origin {
     },
     /// The fast path's action `mark`: packets that carry this class are looked up in its table at once.
     MarkClass,
+    /// Nobody: it only spares packets the way past rules that do not match them ([`Rule::is_skip`] and what these lead to).
+    Scaffold,
 }
 
 impl Origin {
@@ -34,7 +38,7 @@ impl Origin {
     pub fn at(&self) -> Option<&str> {
         match self {
             Origin::File { at, .. } | Origin::Strict { at } => Some(at),
-            Origin::MarkClass => None,
+            Origin::MarkClass | Origin::Scaffold => None,
         }
     }
 
@@ -44,6 +48,7 @@ impl Origin {
             Origin::File { name, .. } => name.as_deref(),
             Origin::Strict { .. } => Some("strict"),
             Origin::MarkClass => Some("fast path's marks"),
+            Origin::Scaffold => Some("spares a walk"),
         }
     }
 }
@@ -150,6 +155,10 @@ impl Desired {
 
 /// What the kernel is to hold for `policy` on `host`, with an early rule in both families for each of `classes`.
 pub fn desired(policy: &Policy, host: &Host, classes: &MarkClasses) -> Desired {
+    desired_within(policy, host, classes, &Shape::default())
+}
+
+pub(super) fn desired_within(policy: &Policy, host: &Host, classes: &MarkClasses, shape: &Shape) -> Desired {
     let mut desired = Desired {
         marks: policy.mark_rules(),
         marks_at: policy.marks.iter().map(|mark| mark.at.clone()).collect(),
@@ -157,6 +166,8 @@ pub fn desired(policy: &Policy, host: &Host, classes: &MarkClasses) -> Desired {
     };
     desired.digest = mark_digest(&desired.marks);
     want_rules(policy, host, classes, &mut desired);
+    spread(&mut desired.rules, host, shape);
+    shorten(&mut desired.rules, host, shape);
     want_routes(policy, host, &mut desired);
     desired
 }
@@ -194,6 +205,23 @@ fn want_rules(policy: &Policy, host: &Host, classes: &MarkClasses, desired: &mut
         }
     }
     desired.rules.sort_by_key(|wanted| (wanted.item.family, wanted.item.priority));
+}
+
+/// Puts jumps before the rules that they spare packets; `rules` are in the kernel's order.
+pub(super) fn shorten(rules: &mut Vec<Wanted<Rule>>, host: &Host, shape: &Shape) {
+    let mut all = Vec::new();
+    for family in Family::BOTH {
+        let own: Vec<&Rule> = rules.iter().map(|wanted| &wanted.item).filter(|rule| rule.family == family).collect();
+        let others: Vec<&Rule> = host.rules_of(family).filter(|rule| rule.protocol != OWN_PROTOCOL).collect();
+        let foreign = others.iter().map(|rule| rule.priority).collect();
+        let targets = skips::targets(own.iter().chain(&others).copied(), family);
+        all.extend(skips::past_classes(&own, &foreign, &targets));
+        all.extend(skips::skips(&own, &foreign, &targets, shape));
+    }
+    let made = all.into_iter().map(|item| Wanted { item, origin: Origin::Scaffold });
+    // Stable: before the rules of their priority.
+    rules.splice(0..0, made);
+    rules.sort_by_key(|wanted| (wanted.item.family, wanted.item.priority));
 }
 
 /// The rule as the kernel will show it: what selects nothing is not there.

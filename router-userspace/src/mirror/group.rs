@@ -1,12 +1,8 @@
 //! The rules of one priority: which stay, which are added behind them, which go, and in what order.
 
 use super::twins;
-use crate::model::{Family, Rule, RuleAction};
+use crate::model::{Rule, RuleAction};
 use std::collections::{HashMap, HashSet};
-
-/// The interface group that marks a `goto` or `nop` as a scaffold of this module's making: without a table the kernel keeps the
-/// number and never looks at it, but compares it when asked to delete.
-const SCAFFOLD: u32 = 0x5746_0057;
 
 /// The rules of one priority and family.
 #[derive(Default)]
@@ -37,26 +33,6 @@ pub(super) struct Settled {
     pub keeps: bool,
 }
 
-/// A rule that does nothing, for jumps to lead to while the rules are changed.
-pub(super) fn scaffold_nop(family: Family, priority: u32) -> Rule {
-    Rule { action: RuleAction::Nop, suppress_ifgroup: Some(SCAFFOLD), ..Rule::lookup(family, priority, 0) }
-}
-
-/// A rule that leads every packet from `priority` to `target`.
-pub(super) fn gate(family: Family, priority: u32, target: u32) -> Rule {
-    Rule { action: RuleAction::Goto(target), suppress_ifgroup: Some(SCAFFOLD), ..Rule::lookup(family, priority, 0) }
-}
-
-/// Whether it is one of the two above.
-pub(super) fn is_scaffold(rule: &Rule) -> bool {
-    rule.suppress_ifgroup == Some(SCAFFOLD) && matches!(rule.action, RuleAction::Nop | RuleAction::Goto(_))
-}
-
-/// Rules of equal outcome: among neighbours of one outcome the order does not matter.
-fn outcome(rule: &Rule) -> (RuleAction, Option<u32>, Option<u32>) {
-    (rule.action, rule.suppress_prefixlength, rule.suppress_ifgroup)
-}
-
 impl Group<'_> {
     /// Whether nobody has a rule here yet.
     pub fn is_fresh(&self) -> bool {
@@ -79,7 +55,7 @@ impl Group<'_> {
 /// Sorts out the rules that do nothing and the gates; gives back the others that are there.
 fn settle_nops<'a>(now: &[&'a Rule], want: &[&'a Rule], settled: &mut Settled) -> Vec<&'a Rule> {
     let is_nop = |rule: &&&Rule| rule.action == RuleAction::Nop;
-    let (scaffolds, plain): (Vec<&Rule>, Vec<&Rule>) = now.iter().partition(|rule| is_scaffold(rule));
+    let (scaffolds, plain): (Vec<&Rule>, Vec<&Rule>) = now.iter().partition(|rule| rule.is_passing());
     let nops: Vec<&Rule> = plain.iter().filter(is_nop).copied().collect();
     let mut missing: HashSet<&Rule> = want.iter().filter(is_nop).copied().collect();
     let stale: Vec<usize> = (0..nops.len()).filter(|index| !missing.remove(nops[*index])).collect();
@@ -97,8 +73,8 @@ fn settle_nops<'a>(now: &[&'a Rule], want: &[&'a Rule], settled: &mut Settled) -
         settled.last.extend(nops.into_iter().cloned());
     }
     // As with plain jumps where a gate stands before them.
-    let first_gate = now.iter().position(|rule| is_scaffold(rule) && rule.action != RuleAction::Nop);
-    let jump = |rule: &&Rule| matches!(rule.action, RuleAction::Goto(_)) && !is_scaffold(rule);
+    let first_gate = now.iter().position(|rule| rule.is_passing() && rule.action != RuleAction::Nop);
+    let jump = |rule: &&Rule| matches!(rule.action, RuleAction::Goto(_)) && !rule.is_passing();
     let gates = scaffolds.into_iter().filter(|rule| rule.action != RuleAction::Nop).cloned();
     if first_gate.is_some_and(|gate| now.iter().skip(gate).any(jump)) {
         settled.delete.extend(gates);
@@ -144,7 +120,7 @@ fn keep(now: &[&Rule], want: &[&Rule]) -> HashSet<usize> {
     }
     let mut kept = HashSet::new();
     let mut from = 0;
-    for run in want.chunk_by(|a, b| outcome(a) == outcome(b)) {
+    for run in want.chunk_by(|a, b| a.outcome() == b.outcome()) {
         let place = |rule: &&Rule| places.get(*rule)?.iter().copied().find(|index| *index >= from);
         let found: Vec<usize> = run.iter().filter_map(place).collect();
         kept.extend(&found);
@@ -159,6 +135,6 @@ fn keep(now: &[&Rule], want: &[&Rule]) -> HashSet<usize> {
 /// The stale ones from the last to the first; neighbours of one outcome from the first to the last, which is as right and
 /// spares the kernel the search.
 fn from_the_back(now: &[&Rule], stale: &[usize]) -> Vec<usize> {
-    let runs: Vec<&[usize]> = stale.chunk_by(|a, b| outcome(now[*a]) == outcome(now[*b])).collect();
+    let runs: Vec<&[usize]> = stale.chunk_by(|a, b| now[*a].outcome() == now[*b].outcome()).collect();
     runs.into_iter().rev().flatten().copied().collect()
 }

@@ -6,13 +6,17 @@
 //! crash the next [`diff`] starts from what is there.
 
 mod apply;
+mod cover;
 mod desired;
 mod diff;
 mod group;
+mod jumps;
 mod plan;
 mod resolve;
 mod routes;
 mod rules;
+mod skips;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod text;

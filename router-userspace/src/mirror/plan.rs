@@ -2,7 +2,6 @@
 
 use super::desired::{Desired, Origin, Wanted};
 use super::diff::{Changes, Step};
-use super::group::is_scaffold;
 use super::routes::BySlot;
 use super::text::{self, Words};
 use crate::model::{Family, Host, OWN_PROTOCOL, Route, Rule, protocol_name, rule_id};
@@ -115,13 +114,23 @@ fn rule_items(desired: &Desired, host: &Host, changes: &Changes, words: &Words<'
         .filter(|rule| held.contains(rule))
         .collect();
     let mut all: Vec<((Family, u32), Item)> = Vec::new();
+    let mut scaffolds: BTreeMap<(Family, Op), usize> = BTreeMap::new();
     for rule in held.iter().filter(|rule| !wanted.contains(*rule)) {
-        let what = if is_scaffold(rule) { " (left by a run that was cut off)" } else { "" };
+        if rule.is_scaffold() && !rule.is_passing() {
+            *scaffolds.entry((rule.family, Op::Remove)).or_default() += 1;
+            continue;
+        }
+        let what = if rule.is_passing() { " (left by a run that was cut off)" } else { "" };
         let text = format!("{}{what}", words.rule(rule));
         all.push(((rule.family, rule.priority), rule_item(Op::Remove, rule, text, None)));
     }
     for entry in &desired.rules {
         let rule = &entry.item;
+        if entry.origin == Origin::Scaffold {
+            let op = if held.contains(rule) { Op::Keep } else { Op::Add };
+            *scaffolds.entry((rule.family, op)).or_default() += 1;
+            continue;
+        }
         let text = words.rule(rule);
         let here = (rule.family, rule.priority);
         if held.contains(rule) && !moved.contains(rule) {
@@ -139,6 +148,16 @@ fn rule_items(desired: &Desired, host: &Host, changes: &Changes, words: &Words<'
         let told = Told::of(&Rule { protocol: *owner, ..rule.clone() });
         let item = Item { rule: Some(told), ..left(Kind::Rule, rule.family, words.rule(rule), entry, *owner) };
         all.push(((rule.family, rule.priority), item));
+    }
+    // Many, and no rules of the policy: one line for all of a kind, behind the rules.
+    for ((family, op), count) in scaffolds {
+        let text = format!(
+            "{count} more that decide{} nothing: jumps over groups of rules that do not match, and where they land",
+            if count == 1 { "s" } else { "" }
+        );
+        let name = Origin::Scaffold.name().map(str::to_owned);
+        let item = Item { op, kind: Kind::Rule, family: Some(family), text, name, at: None, rule: None };
+        all.push(((family, u32::MAX), item));
     }
     // The set above has no order of its own.
     all.sort_by(|(a, x), (b, y)| {
@@ -200,7 +219,7 @@ pub fn against(desired: &Desired, host: &Host, mark_bits: Option<u32>) -> Vec<St
 
 /// The rules of the file, for sentences: not those that the fast path brings along.
 fn of_file(desired: &Desired) -> impl Iterator<Item = &Wanted<Rule>> {
-    desired.rules.iter().filter(|wanted| wanted.origin != Origin::MarkClass)
+    desired.rules.iter().filter(|wanted| !matches!(wanted.origin, Origin::MarkClass | Origin::Scaffold))
 }
 
 fn place(wanted: &Wanted<Rule>) -> String {
@@ -284,8 +303,8 @@ fn long_priorities(desired: &Desired) -> Vec<String> {
     let long = count.into_values().filter(|(count, _)| *count > LONG_PRIORITY);
     long.map(|(count, wanted)| {
         format!(
-            "{} becomes {count} rules of one priority, which take the kernel minutes to add; wider prefixes, or a [[mark]] \
-             and one rule, take none",
+            "{} becomes {count} rules of one priority, which take the kernel minutes to add; wider prefixes, free priorities \
+             behind it for a list of prefixes, or a [[mark]] and one rule, take none",
             place(wanted)
         )
     })

@@ -7,12 +7,14 @@ mod host;
 mod identity;
 mod route;
 mod rule;
+mod scaffold;
 
 pub use feature::RuleFeature;
 pub use host::{Address, DeviceConf, Host, Link, Neighbour, NeighbourState, Settings};
 pub use identity::{OWN_PROTOCOL, protocol_name, rule_id, rule_ids};
 pub use route::{NextHop, Route, RouteKind};
 pub use rule::{Attached, FLOWLABEL_MASK, MarkRule, MarkSelectors, Ports, Rule, RuleAction, Selectors, display_rules};
+pub(crate) use scaffold::STAYING;
 
 use std::net::IpAddr;
 

@@ -184,6 +184,11 @@ impl Rule {
         text
     }
 
+    /// What comes of it where it matches: among neighbours of one outcome the order does not matter.
+    pub fn outcome(&self) -> impl PartialEq + use<> {
+        (self.action, self.suppress_prefixlength, self.suppress_ifgroup, self.realms)
+    }
+
     /// Whether two rules decide alike wherever they stand: everything but the owner is equal.
     pub fn same_rule(&self, other: &Rule) -> bool {
         self.family == other.family

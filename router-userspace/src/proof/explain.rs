@@ -360,7 +360,10 @@ impl Viewer<'_> {
             rule_id: self.ids[index].clone(),
             priority: rule.priority,
             family: rule.family.to_string(),
-            name: origin.and_then(|origin| origin.name.clone()),
+            name: match rule.is_scaffold() {
+                true => Some("spares a walk".to_owned()),
+                false => origin.and_then(|origin| origin.name.clone()),
+            },
             owner: owner_name(rule.protocol),
             at: origin.map(|origin| origin.at.clone()),
             text: rule.without_priority(),

@@ -71,6 +71,7 @@ fn rules(host: &Host, origins: &crate::policy::Origins<'_>, counted: &HashMap<&s
     host.rules
         .iter()
         .zip(ids)
+        .filter(|(rule, _)| !rule.is_scaffold())
         .map(|(rule, rule_id)| {
             let own = (rule.protocol == crate::model::OWN_PROTOCOL).then(|| origins.of(rule)).flatten();
             let counter = counted.get(rule_id.as_str()).copied().unwrap_or_default();

@@ -1,15 +1,18 @@
 //! The bits of the packet mark: which are free, which value stands for which table.
 
-use crate::model::{Family, Host, MarkRule, Rule, RuleAction, Selectors, TABLE_LOCAL};
+use crate::model::{Family, Host, MarkRule, Rule, RuleAction, STAYING, Selectors, TABLE_LOCAL};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The priority of the rules that turn a mark into a table: right after `local`.
-pub const CLASS_PRIORITY: u32 = 0;
+/// The priority of the rules that turn a mark into a table: after `local`, with one before it for what leads past them. Not 0: a
+/// rule that somebody adds without a priority comes right before the second one of the list (`fib_default_rule_pref`), and
+/// should come before what leads past. A rule of others that goes before loses nothing by a mark that it does not look at.
+pub const CLASS_PRIORITY: u32 = 2;
 
-/// The rule that makes the stack look `table` up for a packet that carries `class` in `bits`.
+/// The rule that makes the stack look `table` up for a packet that carries `class` in `bits`. An interface group that no device is
+/// in tells it from a rule of the file that says the same.
 pub fn class_rule(family: Family, class: u32, bits: u32, table: u32) -> Rule {
     let selectors = Selectors { fwmark: Some((class, bits)), ..Selectors::default() };
-    Rule { selectors, ..Rule::lookup(family, CLASS_PRIORITY, table) }
+    Rule { selectors, suppress_ifgroup: Some(STAYING), ..Rule::lookup(family, CLASS_PRIORITY, table) }
 }
 
 /// Whether it is a rule as [`class_rule`] makes them: its bits, class and table.

@@ -3,17 +3,18 @@
 use super::super::write::{Section, quoted};
 use super::Import;
 use crate::model::{
-    FLOWLABEL_MASK, Family, OWN_PROTOCOL, Ports, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
-    display_rules, protocol_name,
+    FLOWLABEL_MASK, Family, Ports, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, display_rules,
+    protocol_name,
 };
 use crate::policy::{Policy, ipproto_name};
+use crate::safety::as_class_rule;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 impl Import<'_> {
     pub(super) fn rules(&mut self) {
         let mut by_priority: BTreeMap<u32, Vec<&Rule>> = BTreeMap::new();
         for family in Family::BOTH {
-            for rule in self.host.rules_of(family).filter(|rule| !is_kernels_own(rule) && !is_class_rule(rule)) {
+            for rule in self.host.rules_of(family).filter(|rule| !is_kernels_own(rule) && !is_no_policy(rule)) {
                 by_priority.entry(rule.priority).or_default().push(rule);
             }
         }
@@ -233,9 +234,9 @@ fn is_kernels_own(rule: &Rule) -> bool {
     DEFAULTS.iter().any(|(family, priority, table)| is_default(rule, *family, *priority, *table))
 }
 
-/// The rule by which a running Wayfork reads its own marks: no part of a policy.
-fn is_class_rule(rule: &Rule) -> bool {
-    rule.protocol == OWN_PROTOCOL && rule.priority == 0 && rule.selectors.fwmark.is_some()
+/// What a running Wayfork has beside the rules of a policy: those for its own marks, and those that only spare a walk.
+fn is_no_policy(rule: &Rule) -> bool {
+    as_class_rule(rule).is_some() || rule.is_scaffold()
 }
 
 /// Without selectors.

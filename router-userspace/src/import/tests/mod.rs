@@ -205,8 +205,7 @@ fn what_a_policy_was_lowered_to_comes_back_as_it_was() {
     let mut host = host();
     policy.rpdb().for_each(|rule| add(&mut host, rule.clone()));
     // The router's own reading of its marks is no part of a policy.
-    let class = Selectors { fwmark: Some((0x0100_0000, 0xff00_0000)), ..Selectors::default() };
-    add(&mut host, Rule { selectors: class, ..Rule::lookup(Family::Ipv4, 0, 9) });
+    add(&mut host, crate::safety::class_rule(Family::Ipv4, 0x0100_0000, 0xff00_0000, 9));
     let imported = import(&host, &TableNames::default());
     assert_eq!(imported.left_out, [], "{}", imported.text);
     let again: Vec<Rule> = accepted(&imported).policy.rpdb().cloned().collect();

@@ -87,7 +87,7 @@ fn any_world(protocol: u8) -> impl Strategy<Value = World> {
     })
 }
 
-fn any_limits() -> impl Strategy<Value = Limits> {
+pub(super) fn any_limits() -> impl Strategy<Value = Limits> {
     prop_oneof![Just(Limits::default()), Just(EAGER), Just(HASTY)]
 }
 
@@ -133,7 +133,7 @@ fn picture(kernel: &FakeKernel) -> Picture {
 }
 
 /// Own rules may stand in another order where it does not matter: neighbours with the same action.
-fn canonical(rules: &[Rule]) -> Vec<Rule> {
+pub(super) fn canonical(rules: &[Rule]) -> Vec<Rule> {
     let mut deciders: Vec<Rule> = rules.iter().filter(|rule| rule.action != RuleAction::Nop).cloned().collect();
     let mut nops: Vec<Rule> = rules.iter().filter(|rule| rule.action == RuleAction::Nop).cloned().collect();
     let same = |a: &Rule, b: &Rule| (a.family, a.priority, a.action) == (b.family, b.priority, b.action);

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod changes;
+mod grouped;
+mod long;
 mod meanwhile;
 mod real;
 mod wishes;

@@ -222,15 +222,52 @@ fn early_rules_for_the_marks_of_the_fast_path() {
     let classes = MarkClasses { bits: 0xf000_0000, tables: [(7, 0x1000_0000)].into() };
     let policy = read("[[rule]]\npriority = 50\niif = \"eth1\"\ntable = 7\n");
     let wish = desired(&policy, &host(), &classes);
-    let early: Vec<&Rule> = wish.rules.iter().map(|wanted| &wanted.item).filter(|rule| rule.priority == 0).collect();
-    assert_eq!(early.iter().map(|rule| rule.family).collect::<Vec<_>>(), Family::BOTH);
-    assert!(early.iter().all(|rule| rule.selectors.fwmark == Some((0x1000_0000, 0xf000_0000))));
+    let early: Vec<&Rule> = wish.rules.iter().map(|wanted| &wanted.item).filter(|rule| rule.priority < 50).collect();
+    let classes = || early.iter().filter(|rule| !rule.is_scaffold());
+    assert_eq!(classes().map(|rule| rule.family).collect::<Vec<_>>(), Family::BOTH);
+    assert!(classes().all(|rule| rule.selectors.fwmark == Some((0x1000_0000, 0xf000_0000))));
     let there = after(&wish, &host());
-    assert_eq!(there.rules_of(Family::Ipv4).map(|rule| rule.priority).collect::<Vec<_>>(), [0, 0, 50, 32766, 32767]);
+    let list: Vec<String> =
+        there.rules_of(Family::Ipv4).map(|rule| format!("{} {}", rule.priority, rule.selectors)).collect();
+    assert_eq!(
+        list,
+        [
+            "0 from all",
+            "1 from all fwmark 0x0/0xf0000000",
+            "1 from all iif lo",
+            "2 from all fwmark 0x10000000/0xf0000000",
+            "3 from all",
+            "50 from all iif eth1",
+            "32766 from all",
+            "32767 from all"
+        ]
+    );
     assert_eq!(there.rules[0].action, RuleAction::Table(255), "local stays first");
     // The guard is asked once more with those that are there.
     let without = desired(&policy, &there, &MarkClasses::default());
-    assert_eq!(after(&without, &there), there);
+    let real = |host: Host| Host { rules: host.rules.into_iter().filter(|rule| !rule.is_scaffold()).collect(), ..host };
+    assert_eq!(after(&without, &there), real(there));
+}
+
+/// Where somebody has rules among those for the marks, nothing leads past them; and nothing is added where a jump would find it.
+#[test]
+fn nothing_leads_past_rules_of_others() {
+    let classes = MarkClasses { bits: 0xf000_0000, tables: [(7, 0x1000_0000)].into() };
+    let made = |text: &str, foreign: Option<Rule>| {
+        let mut host = host();
+        host.rules.splice(1..1, foreign);
+        let wish = desired(&read(text), &host, &classes);
+        wish.rules.iter().filter(|wanted| wanted.item.is_scaffold() && wanted.item.family == Family::Ipv4).count()
+    };
+    let theirs = |priority| Some(Rule { protocol: 3, ..Rule::lookup(Family::Ipv4, priority, 7) });
+    assert_eq!(made("", None), 3);
+    assert_eq!(made("", theirs(0)), 3, "it comes before them");
+    assert_eq!((made("", theirs(1)), made("", theirs(2))), (0, 0));
+    assert_eq!(made("", theirs(3)), 2, "there is something to land on");
+    assert_eq!(made("[[rule]]\npriority = 2\ntable = 7\n", None), 0);
+    assert_eq!(made("[[rule]]\npriority = 3\ntable = 7\n", None), 2);
+    let jump = Rule { action: RuleAction::Goto(3), ..theirs(0).unwrap() };
+    assert_eq!(made("", Some(jump)), 0);
 }
 
 #[test]
@@ -266,6 +303,38 @@ fn a_plan_tells_what_comes_goes_and_stays() {
         let place = list.iter().position(|rule| rule.priority == told.priority).unwrap();
         assert_eq!(told.rule_id, crate::model::rule_ids(list)[place]);
     }
+}
+
+/// What only spares a walk is one line of a plan, however much it is, and no part of what is imported.
+#[test]
+fn jumps_are_one_line_of_a_plan() {
+    let nets =
+        |count: u32| (0..count).map(|n| format!("\"10.9.{}.{}\"", n / 256, n % 256)).collect::<Vec<_>>().join(", ");
+    let text = |count| format!("[[rule]]\nname = \"many\"\npriority = 1000\nfrom = [{}]\ntable = 7\n", nets(count));
+    let (few, many) = (read(&text(10)), read(&text(500)));
+    let plan = |policy: &Policy, host: &Host| {
+        let wish = desired(policy, host, &MarkClasses::default());
+        let changes = diff(&wish, host, None);
+        let items = items(&wish, host, &changes, &Words { host, policy });
+        let jumps = items.into_iter().filter(|item| item.text.contains("that decide nothing"));
+        let jumps: Vec<(Op, String)> = jumps.map(|item| (item.op, item.text)).collect();
+        (jumps, after(&wish, host))
+    };
+    let start = host();
+    let (none, host) = plan(&few, &start);
+    assert_eq!(none, []);
+    let (some, host) = plan(&many, &host);
+    let [(Op::Add, line)] = some.as_slice() else { panic!("{some:?}") };
+    let made = host.rules.iter().filter(|rule| rule.is_scaffold()).count();
+    assert!(made > 30 && line.starts_with(&format!("{made} more that decide nothing")), "{line}");
+    assert_eq!(plan(&many, &host).0[0].0, Op::Keep);
+    assert_eq!(plan(&few, &host).0[0].0, Op::Remove);
+    let imported = crate::import::kernel::import(&host, &TableNames::default());
+    assert!(!imported.text.contains("goto") && !imported.text.contains("nop") && imported.left_out.is_empty());
+    let again = read(&imported.text);
+    assert_eq!(again.rules.len(), 500);
+    let ours = host.rules.iter().filter(|rule| rule.protocol == OWN_PROTOCOL && !rule.is_scaffold());
+    assert!(again.rpdb().eq(ours), "{}", imported.text);
 }
 
 #[test]

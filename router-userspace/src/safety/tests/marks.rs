@@ -394,6 +394,7 @@ fn only_our_own_class_rules_are_taken_for_such() {
         Rule { priority: 1, ..own.clone() },
         Rule { selectors: Selectors { iif: Some("eth0".into()), ..own.selectors.clone() }, ..own.clone() },
         Rule { suppress_prefixlength: Some(0), ..own.clone() },
+        Rule { suppress_ifgroup: None, ..own.clone() },
         class_rule(Family::Ipv4, 0x10, u32::MAX, 51),
         class_rule(Family::Ipv4, 0, 0xf0, 51),
     ] {
