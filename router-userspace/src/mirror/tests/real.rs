@@ -313,7 +313,12 @@ fn gateways_that_the_kernel_refuses_are_waited_for() {
     in_namespace(|admin, kernel| {
         admin.add_address("eth1", "198.18.7.2/24".parse().unwrap()).unwrap();
         admin.add_address("eth1", "fd00:77::2/64".parse().unwrap()).unwrap();
-        let host = kernel.host().unwrap();
+        // IPv6 makes the routes of an address a moment later (`addrconf_dad_work`).
+        let own = "fd00:77::2/128".parse().unwrap();
+        let host = std::iter::repeat_with(|| kernel.host().unwrap())
+            .take(10_000)
+            .find(|host| host.routes.iter().any(|route| route.dst == own))
+            .unwrap();
         let index = host.link("eth1").unwrap().index;
         let cases = [
             ("198.18.7.1", false, true),
