@@ -203,7 +203,7 @@ fn a_list_in_pieces_is_answered_as_the_file_says() {
             let host = kernel.host().unwrap();
             assert!(diff(&desired(&policy, &host, &MarkClasses::default()), &host, None).is_empty());
             // Each piece is known as the file's.
-            let (origins, mut priorities) = (policy.origins(), std::collections::BTreeSet::new());
+            let (origins, mut priorities) = (policy.origins(&host), std::collections::BTreeSet::new());
             for rule in host.rules.iter().filter(|rule| rule.protocol == OWN_PROTOCOL && !rule.is_scaffold()) {
                 let origin = origins.of(rule).unwrap();
                 assert_eq!(origin.name.is_some(), rule.action == RuleAction::Table(112), "{rule}");
