@@ -376,9 +376,17 @@ fn a_gateway_that_is_an_address_of_this_host_is_a_doubt() {
     };
     let routes = [own, to("10.10.0.0/24", false), to("10.11.0.0/24", true)];
     assert_eq!(kinds(&routes)[1..], [unseen(PassReason::RouteKind), UNICAST]);
-    let generation = run(&host(vec![], routes.to_vec()));
-    assert_eq!(source(&generation, "10.10.0.0"), Some(SOURCE_ONLINK), "its sources may draw redirects");
-    assert_eq!(source(&generation, "10.11.0.0"), None);
+    let generation = |rules| run(&host(rules, routes.to_vec()));
+    let local = || Rule::lookup(Family::Ipv4, 0, 255);
+    let reached = generation(vec![local()]);
+    assert_eq!(source(&reached, "10.10.0.0"), Some(SOURCE_ONLINK), "its sources may draw redirects");
+    assert_eq!(source(&reached, "10.11.0.0"), None);
+    // The kernel's look-up of a gateway has no mark, and comes upon the address only where a rule leads there.
+    let marked = |mark| Selectors { fwmark: Some((mark, 0xff)), ..Selectors::default() };
+    assert_eq!(source(&generation(vec![Rule { selectors: marked(1), ..local() }]), "10.10.0.0"), None);
+    let without_mark = generation(vec![Rule { selectors: marked(0), ..local() }]);
+    assert_eq!(source(&without_mark, "10.10.0.0"), Some(SOURCE_ONLINK));
+    assert_eq!(source(&generation(vec![]), "10.10.0.0"), None);
 }
 
 #[test]
