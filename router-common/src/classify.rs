@@ -253,8 +253,7 @@ fn source_is_refused(tables: &impl Tables, ingress: &LinkEntry, walk: &Walk, bac
     if !walk_list(tables, back, egress.back) {
         return true;
     }
-    let several = back.end == end::PASS && back.reason == PassReason::Multipath as u32;
-    !(back.end == end::ROUTE || back.end == end::REFUSED || several)
+    !(back.end == end::ROUTE || back.end == end::REFUSED || back.end == end::PASS && back.leads_out != 0)
 }
 
 /// Whether the packet can go out by `egress` without the stack.

@@ -327,9 +327,16 @@ pub struct RouteEntry {
     pub expires: u32,
     /// Gateway, of `via_family`.
     pub via: AddrWords,
-    /// Padding.
-    pub pad: u32,
+    /// `ROUTE_*` bits: what is certain of it, whatever the stack makes of it.
+    pub certain: u32,
 }
+
+/// It has next hops, which is what `suppress_*` ask for.
+pub const ROUTE_HAS_NEXT_HOPS: u32 = 1 << 0;
+/// It leads out of this host.
+pub const ROUTE_LEADS_OUT: u32 = 1 << 1;
+/// `group` is that of its outgoing interface.
+pub const ROUTE_HAS_GROUP: u32 = 1 << 2;
 
 /// Send to `via` by `oif`.
 pub const ROUTE_UNICAST: u8 = 1;

@@ -57,6 +57,8 @@ pub struct Walk {
     pub packet: Packet,
     /// The entry of `ROUTES` that was found.
     pub route: u32,
+    /// Not 0 with `PASS`: whatever the stack makes of it, the route leads out of this host.
+    pub leads_out: u32,
     /// One of [`end`].
     pub end: u32,
     /// A [`Verdict`], with `REFUSED`.
@@ -105,6 +107,7 @@ impl Walk {
     pub const EMPTY: Walk = Walk {
         packet: Packet::EMPTY,
         route: 0,
+        leads_out: 0,
         end: end::RUNNING,
         verdict: 0,
         reason: 0,
@@ -156,6 +159,7 @@ impl Walk {
 
     #[inline(always)]
     pub(crate) fn pass(&mut self, reason: PassReason) -> bool {
+        self.leads_out = 0;
         self.end = end::PASS;
         self.reason = reason as u32;
         false
@@ -373,13 +377,17 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, action: &Acti
         walk.nothing_decided();
         return walk.pass(PassReason::LocalDestination);
     }
-    if has_next_hops(route) {
+    if route.certain & ROUTE_HAS_NEXT_HOPS != 0 {
         if i32::from(route.prefix_len) <= i32::from(action.suppress_prefixlength) {
             return walk.nothing_decided();
         }
-        if action.suppress_ifgroup != NO_GROUP && action.suppress_ifgroup == route.group && route.kind == ROUTE_UNICAST
-        {
-            return walk.nothing_decided();
+        if action.suppress_ifgroup != NO_GROUP {
+            if route.certain & ROUTE_HAS_GROUP == 0 {
+                return walk.pass(PassReason::RuleSelector);
+            }
+            if action.suppress_ifgroup == route.group {
+                return walk.nothing_decided();
+            }
         }
     }
     walk.table = table.id;
@@ -395,15 +403,8 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, action: &Acti
         _ => {
             walk.end = end::PASS;
             walk.reason = u32::from(route.reason);
+            walk.leads_out = route.certain & ROUTE_LEADS_OUT;
             false
         }
     }
-}
-
-/// Only what has next hops is suppressed: the kernel asks after a look-up without error.
-#[inline(always)]
-fn has_next_hops(route: &RouteEntry) -> bool {
-    route.kind == ROUTE_UNICAST
-        || (route.kind == ROUTE_UNSEEN
-            && (route.reason == PassReason::Multipath as u8 || route.reason == PassReason::LocalDestination as u8))
 }

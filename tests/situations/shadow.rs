@@ -156,7 +156,7 @@ fn nothing() -> RouteEntry {
         mtu: 0,
         expires: 0,
         via: [0; 4],
-        pad: 0,
+        certain: 0,
     }
 }
 

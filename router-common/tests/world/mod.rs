@@ -150,11 +150,23 @@ pub fn table(table: u32) -> Rule {
 }
 
 pub fn via(addr: [u8; 4]) -> RouteEntry {
-    RouteEntry { kind: ROUTE_UNICAST, via_family: 4, oif: WAN, via: v4(addr), ..zeroed() }
+    RouteEntry {
+        kind: ROUTE_UNICAST,
+        via_family: 4,
+        oif: WAN,
+        via: v4(addr),
+        certain: ROUTE_HAS_NEXT_HOPS | ROUTE_LEADS_OUT | ROUTE_HAS_GROUP,
+        ..zeroed()
+    }
 }
 
 pub fn kind(kind: u8, reason: PassReason) -> RouteEntry {
-    RouteEntry { kind, reason: reason as u8, ..zeroed() }
+    let certain = match reason {
+        PassReason::Multipath => ROUTE_HAS_NEXT_HOPS | ROUTE_LEADS_OUT,
+        PassReason::LocalDestination => ROUTE_HAS_NEXT_HOPS,
+        _ => 0,
+    };
+    RouteEntry { kind, reason: reason as u8, certain, ..zeroed() }
 }
 
 /// `lan` and `wan` are Ethernet, `tun` is not; one rule for table 111 with a default route to 10.0.0.1 on `wan`.

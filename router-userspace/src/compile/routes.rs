@@ -5,8 +5,9 @@ use super::{Generation, links, words};
 use crate::model::{Family, Host, NextHop, Route, RouteKind, Rule, RuleAction, TABLE_LOCAL};
 use ipnet::IpNet;
 use router_common::layout::{
-    NeighbourKey, ROUTE_BLACKHOLE, ROUTE_LOCAL_FIRST, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE,
-    ROUTE_UNSEEN, RouteEntry, SOURCE_DOUBTFUL, SOURCE_ONLINK, TableEntry,
+    NeighbourKey, ROUTE_BLACKHOLE, ROUTE_HAS_GROUP, ROUTE_HAS_NEXT_HOPS, ROUTE_LEADS_OUT, ROUTE_LOCAL_FIRST,
+    ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE, ROUTE_UNSEEN, RouteEntry, SOURCE_DOUBTFUL,
+    SOURCE_ONLINK, TableEntry,
 };
 use router_common::verdict::PassReason;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -96,7 +97,7 @@ pub(super) fn compile(host: &Host, generation: &mut Generation) -> Result<[Table
         if table == TABLE_LOCAL {
             let delivers = entry.kind == ROUTE_UNSEEN && entry.reason == PassReason::LocalDestination as u8;
             tables.local_first = tables.local_first.take().filter(|_| delivers).map(|mut prefixes| {
-                let first = RouteEntry { kind: ROUTE_LOCAL_FIRST, prefix_len: 0, ..entry };
+                let first = RouteEntry { kind: ROUTE_LOCAL_FIRST, prefix_len: 0, group: 0, certain: 0, ..entry };
                 prefixes.push((dst, entries.add(first, generation)));
                 prefixes
             });
@@ -153,9 +154,14 @@ struct OwnAddresses(Vec<(Option<u32>, IpNet)>);
 
 impl OwnAddresses {
     fn new(host: &Host) -> Self {
+        // It has no source, mark, protocol and ports, and comes from this host (`fib_check_nh_v4_gw`).
         let meets = |rule: &&Rule| {
             let selectors = &rule.selectors;
-            selectors.not || selectors.fwmark.is_none_or(|(value, mask)| value & mask == 0)
+            let from = selectors.from.is_none_or(|net| net.addr().is_unspecified());
+            let iif = selectors.iif.as_deref().is_none_or(|name| name == "lo");
+            let mark = selectors.fwmark.is_none_or(|(value, mask)| value & mask == 0);
+            let port = selectors.ipproto.is_none() && selectors.sport.is_none() && selectors.dport.is_none();
+            selectors.not || (from && iif && mark && port)
         };
         let table = |rule: &Rule| match rule.action {
             RuleAction::Table(table) => Some(table),
@@ -228,6 +234,14 @@ fn inherit(addrs: &BTreeMap<IpNet, u32>) -> BTreeMap<IpNet, u32> {
         .collect()
 }
 
+/// Whether such a route has next hops, and is not an error to whoever looks it up (`fib_props`, net/ipv4/fib_semantics.c).
+fn has_next_hops(kind: RouteKind) -> bool {
+    matches!(
+        kind,
+        RouteKind::Unicast | RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast
+    )
+}
+
 /// Whether the kernel would use this next hop at all (`fib_lookup_good_nhc`, `find_match`).
 fn usable(hop: &NextHop) -> bool {
     !hop.dead
@@ -238,15 +252,28 @@ fn usable(hop: &NextHop) -> bool {
 fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<RouteEntry> {
     // One whose time is over may be given more without a word.
     let expires = routes.iter().filter_map(|route| route.expires).min().unwrap_or(0);
+    let all = |is: fn(RouteKind) -> bool| routes.iter().all(|route| is(route.kind));
+    let mut certain = if all(has_next_hops) { ROUTE_HAS_NEXT_HOPS } else { 0 };
+    certain |= if all(|kind| kind == RouteKind::Unicast) { ROUTE_LEADS_OUT } else { 0 };
+    let mut devices = routes.iter().flat_map(|route| &route.nexthops).map(|hop| hop.dev);
+    let first_device = devices.next();
+    let same_device = first_device.is_some() && devices.all(|device| Some(device) == first_device);
     let unseen = |route: &Route, reason: PassReason| {
         let mut entry = entry_of(ROUTE_UNSEEN, route);
         entry.reason = reason as u8;
         entry.expires = expires;
+        entry.certain = certain;
+        if let (Some(hop), Family::Ipv4, true) = (route.nexthops.first(), family, same_device) {
+            entry.certain |= known.host.links.get(&hop.dev).map_or(0, |_| ROUTE_HAS_GROUP);
+            entry.group = known.host.links.get(&hop.dev).map_or(0, |link| link.group);
+        }
         Some(entry)
     };
     if let Some(route) = routes.iter().find(|route| route.tos != 0 || route.src.is_some_and(|net| net.prefix_len() > 0))
     {
-        return unseen(route, PassReason::RouteKind);
+        // A packet that it is not for goes on to a shorter prefix.
+        let unseen = unseen(route, PassReason::RouteKind);
+        return unseen.map(|entry| RouteEntry { certain: 0, ..entry });
     }
     // Stable: equal metrics keep the kernel's order.
     routes.sort_by_key(|route| route.metric);
@@ -275,6 +302,7 @@ fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<
     if kind != ROUTE_UNICAST {
         return Some(entry);
     }
+    entry.certain = ROUTE_HAS_NEXT_HOPS | ROUTE_LEADS_OUT | ROUTE_HAS_GROUP;
     let Some(hop) = route.nexthops.first() else { return unseen(route, PassReason::RouteKind) };
     // A realm is looked for in the packet's route, which only the stack attaches.
     let unseen_hop = hop.encap || hop.realms != 0 || hop.dev == 0;

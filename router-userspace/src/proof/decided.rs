@@ -25,9 +25,8 @@ struct Count {
     routes: BTreeMap<&'static str, u64>,
 }
 
-/// What is counted apart where routes are of all kinds: the guard's say about a host, several next hops, and addresses that are
-/// local to some table.
-const EXCEPTED: [&str; 4] = ["interface", "multipath", "local-destination", "source"];
+/// What is counted apart where routes are of all kinds: the guard's say about a host, and several next hops.
+const EXCEPTED: [&str; 2] = ["interface", "multipath"];
 
 /// Whether the promise is about this packet, judged by the kernel's answer and not by the program's.
 fn counts(host: &Host, packet: &Packet, answer: &RouteAnswer) -> bool {
