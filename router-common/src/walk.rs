@@ -377,8 +377,8 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, action: &Acti
         if i32::from(route.prefix_len) <= i32::from(action.suppress_prefixlength) {
             return walk.nothing_decided();
         }
-        if action.suppress_ifgroup != NO_GROUP && action.suppress_ifgroup == route.group && route.kind == ROUTE_UNICAST
-        {
+        let delivered = route.kind == ROUTE_UNSEEN && route.reason == PassReason::LocalDestination as u8;
+        if action.suppress_ifgroup != NO_GROUP && action.suppress_ifgroup == route.group && !delivered {
             return walk.nothing_decided();
         }
     }

@@ -5,8 +5,8 @@ use super::{Generation, links, words};
 use crate::model::{Family, Host, NextHop, Route, RouteKind, Rule, RuleAction, TABLE_LOCAL};
 use ipnet::IpNet;
 use router_common::layout::{
-    NeighbourKey, ROUTE_BLACKHOLE, ROUTE_LOCAL_FIRST, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE,
-    ROUTE_UNSEEN, RouteEntry, SOURCE_DOUBTFUL, SOURCE_ONLINK, TableEntry,
+    NO_GROUP, NeighbourKey, ROUTE_BLACKHOLE, ROUTE_LOCAL_FIRST, ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST,
+    ROUTE_UNREACHABLE, ROUTE_UNSEEN, RouteEntry, SOURCE_DOUBTFUL, SOURCE_ONLINK, TableEntry,
 };
 use router_common::verdict::PassReason;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -268,7 +268,7 @@ fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<
         _ => return unseen(route, PassReason::RouteKind),
     };
     if rival || route.nexthops.len() > 1 {
-        return unseen(route, PassReason::Multipath);
+        return several(known, family, route, expires);
     }
     let mut entry = entry_of(kind, route);
     entry.expires = expires;
@@ -301,6 +301,18 @@ fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<
         entry.via = words::addr(via);
     }
     Some(entry)
+}
+
+/// Several ways out, among which the stack chooses. IPv4 goes by the first one's interface group, whichever it chooses then
+/// (`fib4_rule_suppress()`); IPv6 by that of the chosen one, so that nobody can say here whether it stays.
+fn several(known: &Known<'_>, family: Family, route: &Route, expires: u32) -> Option<RouteEntry> {
+    let first = route.nexthops.first().and_then(|hop| known.host.links.get(&hop.dev));
+    let (reason, group) = match (family, first) {
+        (Family::Ipv6, _) => (PassReason::Multipath, NO_GROUP),
+        (Family::Ipv4, Some(link)) => (PassReason::Multipath, link.group),
+        (Family::Ipv4, None) => (PassReason::RouteKind, NO_GROUP),
+    };
+    Some(RouteEntry { reason: reason as u8, expires, group, ..entry_of(ROUTE_UNSEEN, route) })
 }
 
 fn entry_of(kind: u8, route: &Route) -> RouteEntry {
