@@ -318,7 +318,7 @@ pub struct RouteEntry {
     pub egress: u32,
     /// The gateway's entry in `GATEWAYS`.
     pub gateway: u32,
-    /// Interface group of the outgoing interface.
+    /// Interface group of the outgoing interface; of several next hops, that of the first. With [`ROUTE_HAS_GROUP`].
     pub group: u32,
     /// The route's own MTU; 0: the device's counts.
     pub mtu: u32,

@@ -72,7 +72,24 @@ fn back(rules: &[Rule], change: impl FnOnce(World) -> World) -> Told {
 fn the_way_back_refuses_what_has_no_way_out() {
     let by = |entry: RouteEntry| back(&[table(5)], |world| world.route4(5, [192, 168, 8, 5], 32, entry));
     assert_eq!(by(via([10, 0, 0, 9])), far(111));
-    assert_eq!(by(kind(ROUTE_UNSEEN, PassReason::Multipath)), far(111), "several ways out are ways out");
+    let several = kind(ROUTE_UNSEEN, PassReason::Multipath);
+    assert_eq!(by(several), far(111), "several ways out are ways out");
+    // `fib4_rule_suppress()`: by the group of the first, and on with the next rule.
+    let by_group = |group| {
+        let mut suppressing = table(5);
+        suppressing.entry.suppress_ifgroup = group;
+        let world = |world: World| {
+            let world = world.route4(
+                5,
+                [192, 168, 8, 5],
+                32,
+                RouteEntry { group: 7, certain: several.certain | ROUTE_HAS_GROUP, ..several },
+            );
+            world.route4(255, [192, 168, 8, 5], 32, local())
+        };
+        back(&[suppressing, table(255)], world)
+    };
+    assert_eq!([by_group(7), by_group(8)], [REFUSED, far(111)]);
     assert_eq!(by(local()), REFUSED);
     assert_eq!(by(kind(ROUTE_LOCAL_FIRST, PassReason::LocalDestination)), REFUSED);
     assert_eq!(by(kind(ROUTE_UNSEEN, PassReason::RouteKind)), REFUSED, "who knows what it is");

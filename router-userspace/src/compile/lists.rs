@@ -146,10 +146,17 @@ impl<'a> RuleLists<'a> {
             plain && entry.action == ACT_TABLE && entry.table == TABLE_LOCAL
         };
         let asks = |candidate: &Candidate| matches!(candidate.action.action, ACT_TABLE | ACT_GOTO | ACT_UNSEEN);
+        // Nor where a walk may ask no table at all: the way back to a source of this host would find nothing wrong with it.
+        let last = candidates.len().saturating_sub(1);
+        let always_asks = |candidate: &Candidate| {
+            candidate.action.action == ACT_TABLE && candidate.action.flags & !RULE_FALLBACK == 0
+        };
         let may = self.tables.can_put_local_first()
             && candidates.first().is_some_and(is_local)
             && candidates.iter().all(asks)
-            && candidates.len() > 1;
+            && last > 0
+            && always_asks(&candidates[last])
+            && candidates.iter().all(|candidate| candidate.jump.is_none_or(|target| target <= last));
         if may {
             candidates.remove(0);
             for candidate in candidates {
@@ -360,3 +367,6 @@ fn residual(rule: &Rule, meets: Meets, host: &Host) -> Option<(u32, Selectors)> 
     }
     Some((flags, entry))
 }
+
+#[cfg(test)]
+mod tests;

@@ -255,17 +255,17 @@ fn select(known: &Known<'_>, family: Family, mut routes: Vec<&Route>) -> Option<
     let all = |is: fn(RouteKind) -> bool| routes.iter().all(|route| is(route.kind));
     let mut certain = if all(has_next_hops) { ROUTE_HAS_NEXT_HOPS } else { 0 };
     certain |= if all(|kind| kind == RouteKind::Unicast) { ROUTE_LEADS_OUT } else { 0 };
-    let mut devices = routes.iter().flat_map(|route| &route.nexthops).map(|hop| hop.dev);
-    let first_device = devices.next();
-    let same_device = first_device.is_some() && devices.all(|device| Some(device) == first_device);
     let unseen = |route: &Route, reason: PassReason| {
         let mut entry = entry_of(ROUTE_UNSEEN, route);
         entry.reason = reason as u8;
         entry.expires = expires;
         entry.certain = certain;
-        if let (Some(hop), Family::Ipv4, true) = (route.nexthops.first(), family, same_device) {
-            entry.certain |= known.host.links.get(&hop.dev).map_or(0, |_| ROUTE_HAS_GROUP);
-            entry.group = known.host.links.get(&hop.dev).map_or(0, |link| link.group);
+        // IPv4 goes by the first next hop's interface group, whichever it chooses then (`fib4_rule_suppress()`); IPv6 by that of the
+        // chosen one.
+        let first = route.nexthops.first().filter(|_| family == Family::Ipv4);
+        if let Some(link) = first.and_then(|hop| known.host.links.get(&hop.dev)) {
+            entry.certain |= ROUTE_HAS_GROUP;
+            entry.group = link.group;
         }
         Some(entry)
     };

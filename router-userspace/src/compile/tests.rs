@@ -209,6 +209,28 @@ fn several_ipv6_routes_of_one_metric_are_the_stacks() {
 }
 
 #[test]
+fn several_next_hops_have_the_group_of_the_first_in_ipv4_and_none_in_ipv6() {
+    use router_common::layout::ROUTE_HAS_GROUP;
+    let several = |dst: &str, via: &str, first| {
+        let mut route = route(7, dst, Some(via), first);
+        route.nexthops.push(NextHop { dev: 2, ..route.nexthops[0].clone() });
+        route
+    };
+    let entry = |route: Route| {
+        let mut host = host(vec![], vec![route]);
+        host.links.get_mut(&1).expect("eth0").group = 7;
+        let generation = run(&host);
+        let entry = generation.routes[0];
+        assert_eq!(entry.reason, PassReason::Multipath as u8);
+        Some(entry.group).filter(|_| entry.certain & ROUTE_HAS_GROUP != 0)
+    };
+    assert_eq!(entry(several("10.9.0.0/16", "10.0.0.1", 1)), Some(7));
+    assert_eq!(entry(several("10.9.0.0/16", "10.0.0.1", 2)), Some(0));
+    assert_eq!(entry(several("fd09::/64", "fd00::1", 1)), None);
+    assert_eq!(entry(several("10.9.0.0/16", "10.0.0.1", 99)), None, "an interface that nobody knows");
+}
+
+#[test]
 fn ipv6_routes_of_all_other_metrics_compete_where_the_lowest_is_dead() {
     let with_metric = |metric, dev| Route { metric, ..route(1, "2001:db8::/32", Some("fe80::1"), dev) };
     let mut dead = with_metric(10, 1);

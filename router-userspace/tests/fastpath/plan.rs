@@ -142,8 +142,9 @@ impl Plan {
             let mut entry = RouteEntry { egress: egress.map_or(u32::MAX, |place| place as u32), ..*entry };
             if entry.via_family != 0 {
                 let key = NeighbourKey { ifindex: entry.oif, family: entry.via_family.into(), addr: entry.via };
-                entry.gateway = generation.gateways.len() as u32;
-                generation.gateways.push(key);
+                let known = generation.gateways.iter().position(|gateway| *gateway == key);
+                entry.gateway = known.unwrap_or(generation.gateways.len()) as u32;
+                generation.gateways.extend(Some(key).filter(|_| known.is_none()));
             }
             prefixes.push((*net, generation.routes.len() as u32));
             generation.routes.push(entry);
