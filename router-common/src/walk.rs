@@ -383,7 +383,10 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, action: &Acti
         }
         if action.suppress_ifgroup != NO_GROUP {
             if route.certain & ROUTE_HAS_GROUP == 0 {
-                return walk.pass(PassReason::RuleSelector);
+                walk.end = end::PASS;
+                walk.reason = u32::from(route.reason);
+                walk.leads_out = 0;
+                return false;
             }
             if action.suppress_ifgroup == route.group {
                 return walk.nothing_decided();

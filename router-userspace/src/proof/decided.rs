@@ -53,7 +53,7 @@ fn stack_forwards(packet: &Packet) -> bool {
 }
 
 /// What is odd about the route that the packet takes; None where nothing is.
-fn oddity(host: &Host, reference: &Reference) -> Option<&'static str> {
+fn oddity(host: &Host, reference: &Reference, packet: &Packet) -> Option<&'static str> {
     let taken = reference.trail.iter().find_map(|step| match step.outcome {
         Some(Outcome::Route(index)) => host.routes.get(index),
         _ => None,
@@ -83,9 +83,21 @@ fn oddity(host: &Host, reference: &Reference) -> Option<&'static str> {
         "routes of one metric"
     } else if beside(&|r| r.dst == taken.dst && r != taken) {
         "routes of one prefix"
+    } else if host.routes.iter().any(|r| r.dst.contains(&packet.to) && is_odd(r)) {
+        "an odd route in the way"
     } else {
         return None;
     })
+}
+
+/// Of a kind that the program leaves to the stack, whatever the stack makes of it: the walk may have gone on where the program stopped.
+fn is_odd(route: &Route) -> bool {
+    let hop = |hop: &crate::model::NextHop| hop.encap || hop.realms != 0;
+    route.nhid != 0
+        || route.tos != 0
+        || route.src.is_some_and(|src| src.prefix_len() > 0)
+        || route.nexthops.len() > 1
+        || route.nexthops.iter().any(hop)
 }
 
 fn count(
@@ -121,7 +133,7 @@ fn count(
                 if let Some(reason) = program.decide(&packet, link).unwrap().reason {
                     *count.passed.entry(reason.name()).or_default() += 1;
                     if reason.name() == "route-kind" {
-                        *count.routes.entry(oddity(&host, &reference).unwrap_or("plain")).or_default() += 1;
+                        *count.routes.entry(oddity(&host, &reference, &packet).unwrap_or("plain")).or_default() += 1;
                     }
                     if std::env::var_os("WAYFORK_SHOW_PASSED").is_some() {
                         let taken = reference.trail.last().and_then(|step| step.outcome.clone());
@@ -129,7 +141,7 @@ fn count(
                             Some(Outcome::Route(index)) => route_text(&host, &host.routes[index]),
                             other => format!("{other:?}"),
                         };
-                        let odd = oddity(&host, &reference);
+                        let odd = oddity(&host, &reference, &packet);
                         eprintln!("{} {odd:?} {route}: {packet:?} {answer:?}", reason.name());
                     }
                 }
