@@ -8,8 +8,8 @@ use crate::interval::{NOTHING, Tree};
 use crate::layout::*;
 use crate::packet::{IPV4, IPV6, Packet, SEGMENT_UNKNOWN};
 use crate::parse::is_link_local6;
+use crate::steps::{Lists, Walk, end, find_addr};
 use crate::verdict::{Action, PassReason, Verdict};
-use crate::walk::{Lists, Walk, end, find_addr};
 
 /// The other tables, and the loops over [`Lists`], which the eBPF program runs by `bpf_loop`.
 pub trait Tables: Lists {
@@ -27,11 +27,11 @@ pub trait Tables: Lists {
     fn recall(&self, epoch: u32, walk: &mut Walk) -> bool;
     /// Keeps what a walk has found for a packet that came with this mark ([`crate::layout::Flow::keep`]).
     fn keep(&self, epoch: u32, mark: u32, walk: &Walk);
-    /// Calls [`crate::walk::mark_step`] until it says false, at most `times` times.
+    /// Calls [`crate::steps::mark_step`] until it says false, at most `times` times.
     fn rewrite_mark(&self, walk: &mut Walk, times: u32);
-    /// Calls [`crate::walk::filter_step`] until it says false, at most `times` times.
+    /// Calls [`crate::steps::filter_step`] until it says false, at most `times` times.
     fn look_up_filters(&self, walk: &mut Walk, times: u32);
-    /// Calls [`crate::walk::rule_step`] until it says false, at most `times` times.
+    /// Calls [`crate::steps::rule_step`] until it says false, at most `times` times.
     fn walk_rules(&self, walk: &mut Walk, times: u32);
 }
 

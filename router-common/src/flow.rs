@@ -5,7 +5,7 @@
 
 use crate::layout::{FLOWS_PER_CPU, Flow, Flow6, ports};
 use crate::packet::{IPV4, Packet};
-use crate::walk::{Walk, end};
+use crate::steps::{Walk, end};
 
 impl Flow {
     /// Family, protocol and fragment in one word, never 0.

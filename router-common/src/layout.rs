@@ -3,8 +3,10 @@
 //! Every type is `repr(C)` without padding. Integers are in host byte order but for addresses, which are the bytes of the
 //! wire read as native words, so that a masked comparison needs no swapping; ports are host byte order.
 
+mod flows;
 mod told;
 
+pub use flows::*;
 pub use told::*;
 
 use crate::interval::Tree;
@@ -410,49 +412,6 @@ pub const MAX_MARKS: u32 = 256;
 pub const MAX_MARKS_IN_USE: u32 = 64;
 /// The longest list of rules that the program follows for one packet.
 pub const MAX_RULES: u32 = 1 << 17;
-
-/// An entry of `FLOWS`: what the walk of the rules has found for packets that look like this one to all rules, marks and routes.
-/// It holds as long as the generation does that it was found in. (What may change in between is not in it: neighbours, time.)
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Flow {
-    /// `Config::epoch`.
-    pub epoch: u32,
-    /// Ingress interface index.
-    pub iif: u32,
-    /// First words of source and destination.
-    pub addrs: [u32; 2],
-    /// [`ports`] as rules see them.
-    pub ports: u32,
-    /// fwmark as received.
-    pub mark: u32,
-    /// As in [`crate::packet::Packet::flow`].
-    pub flow: u32,
-    /// Family, protocol, and whether it is a fragment.
-    pub kind: u32,
-    /// `Walk::route`.
-    pub route: u32,
-    /// `Walk::end`, `Walk::reason` or `Walk::verdict`, `Walk::source`, a byte each, the lowest first.
-    pub end: u32,
-    /// `Walk::rule`.
-    pub rule: u32,
-    /// `Walk::table`.
-    pub table: u32,
-    /// `Walk::class`.
-    pub class: u32,
-    /// The mark after the `[[mark]]` statements.
-    pub mark_after: u32,
-    /// Padding: one line of the CPU's caches.
-    pub pad: [u32; 2],
-}
-
-/// An entry of `FLOWS6`, beside that of `FLOWS`: the other words of source and destination, IPv6's alone.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Flow6(pub [[u32; 3]; 2]);
-
-/// How many of `FLOWS` each CPU has: its own block, and one more for the probe. A power of two.
-pub const FLOWS_PER_CPU: u32 = 8192;
 
 /// Every type that aya hands to the kernel.
 #[cfg(feature = "user")]

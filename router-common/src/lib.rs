@@ -12,5 +12,5 @@ pub mod interval;
 pub mod layout;
 pub mod packet;
 pub mod parse;
+pub mod steps;
 pub mod verdict;
-pub mod walk;

@@ -10,8 +10,8 @@ use router_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, FLOW_CLASS_SHIFT, IPV4, IPV4_TTL_OFFSET, IPV6_HOP_LIMIT_OFFSET, forwarded_priority,
     forwarded_ttl_word,
 };
+use router_common::steps::Walk;
 use router_common::verdict::{Action, PassReason};
-use router_common::walk::Walk;
 
 /// Redirects, marks, drops, or leaves the packet to the programs after this one. Corrects the decision where the packet could
 /// not be rewritten.
@@ -54,6 +54,11 @@ fn untouched(_: Refused) -> Failed {
     Failed::Untouched
 }
 
+#[inline(always)]
+fn halfway(_: Refused) -> Failed {
+    Failed::Halfway
+}
+
 /// What `ip_rcv_core()`, `ip_forward()` or `ip6_forward()` and the neighbour layer do to a packet on its way.
 #[inline(always)]
 fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
@@ -71,27 +76,19 @@ fn redirect(skb: &Skb, state: &State) -> Result<i32, Failed> {
         skb.add_ethernet_header().map_err(untouched)?;
         start = ETHERNET_HEADER;
     }
-    let failed = if adds_header { Failed::Halfway } else { Failed::Untouched };
+    let failed = |_| if adds_header { Failed::Halfway } else { Failed::Untouched };
     if ipv4 {
-        let Some(word) = skb.word_mut(start + IPV4_TTL_OFFSET) else { return Err(failed) };
         // The sum over the header, checksum included, stays what it was: CHECKSUM_COMPLETE stays true.
-        *word = forwarded_ttl_word(u32::from_be(*word)).to_be();
+        skb.change_word(start + IPV4_TTL_OFFSET, forwarded_ttl_word).map_err(failed)?;
     } else {
-        let Some(word) = skb.word_mut(start + IPV6_HOP_LIMIT_OFFSET) else { return Err(failed) };
-        *word = u32::from_be(*word).wrapping_sub(1).to_be();
+        skb.change_word(start + IPV6_HOP_LIMIT_OFFSET, |word| word.wrapping_sub(1)).map_err(failed)?;
         skb.subtract_from_sum(1u32.to_be());
     }
     if outcome.ethernet != 0 {
         // CHECKSUM_COMPLETE does not cover the Ethernet header, here at ingress.
-        let Some(macs) = skb.macs_mut() else { return Err(Failed::Halfway) };
-        // Piece by piece: an array that is copied whole becomes a loop over its bytes in BPF.
-        for (to, from) in macs.iter_mut().zip(&outcome.macs) {
-            (to[0], to[1], to[2]) = (from[0], from[1], from[2]);
-        }
+        skb.set_macs(&outcome.macs).map_err(halfway)?;
         if adds_header {
-            let ethertype = if ipv4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-            let Some(place) = skb.ethertype_mut() else { return Err(Failed::Halfway) };
-            *place = ethertype.to_be();
+            skb.set_ethertype(if ipv4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }).map_err(halfway)?;
         }
     }
     if outcome.write_mark != skb.mark() {

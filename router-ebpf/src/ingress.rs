@@ -6,8 +6,8 @@ use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coars
 use router_common::classify::{self, Outcome, Tables};
 use router_common::layout::{ABI_VERSION, FLOWS_PER_CPU, LINK_ETHERNET, MAY_PASS};
 use router_common::parse::parse;
+use router_common::steps::{Lists, Walk};
 use router_common::verdict::PassReason;
-use router_common::walk::{Lists, Walk};
 
 /// A packet, and what is to be done with it.
 ///

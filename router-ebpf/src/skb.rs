@@ -118,34 +118,44 @@ impl Skb {
         (field!(self, data) as usize, field!(self, data_end) as usize)
     }
 
-    /// The word at `offset` from the frame's first byte, as it lies in memory.
+    /// Changes the word at `offset` from the frame's first byte, host byte order.
     #[inline(always)]
-    pub fn word_mut(&self, offset: u32) -> Option<&mut u32> {
-        self.at(offset as usize)
+    pub fn change_word(&self, offset: u32, change: impl FnOnce(u32) -> u32) -> Result<(), Refused> {
+        let place: *mut u32 = self.place(offset as usize)?;
+        // SAFETY: `place` has checked it.
+        unsafe { *place = change(u32::from_be(*place)).to_be() };
+        Ok(())
     }
 
-    /// Destination and source address of the Ethernet header.
+    /// Writes destination and source address of the Ethernet header.
     #[inline(always)]
-    pub fn macs_mut(&self) -> Option<&mut [Mac; 2]> {
-        self.at(0)
+    pub fn set_macs(&self, macs: &[Mac; 2]) -> Result<(), Refused> {
+        let place: *mut [Mac; 2] = self.place(0)?;
+        // Piece by piece: an array that is copied whole becomes a loop over its bytes in BPF.
+        for (address, mac) in macs.iter().enumerate() {
+            for (piece, value) in mac.iter().enumerate() {
+                // SAFETY: `place` has checked it.
+                unsafe { (*place)[address][piece] = *value };
+            }
+        }
+        Ok(())
     }
 
-    /// The type in the Ethernet header, as it lies in memory.
+    /// Writes the type in the Ethernet header, host byte order.
     #[inline(always)]
-    pub fn ethertype_mut(&self) -> Option<&mut u16> {
-        self.at(size_of::<[Mac; 2]>())
+    pub fn set_ethertype(&self, ethertype: u16) -> Result<(), Refused> {
+        let place: *mut u16 = self.place(size_of::<[Mac; 2]>())?;
+        // SAFETY: `place` has checked it.
+        unsafe { *place = ethertype.to_be() };
+        Ok(())
     }
 
-    /// Bytes of the packet, to be changed where they lie.
+    /// Where a value lies in the packet, all of it before the end. On its alignment see `read`.
     #[inline(always)]
-    fn at<T>(&self, offset: usize) -> Option<&mut T> {
+    fn place<T>(&self, offset: usize) -> Result<*mut T, Refused> {
         let (data, end) = self.window();
         let start = data + offset;
-        if start + size_of::<T>() > end {
-            return None;
-        }
-        // SAFETY: the bytes lie before the end, and nobody has another reference to them. On their alignment see `read`.
-        Some(unsafe { &mut *(start as *mut T) })
+        if start + size_of::<T>() > end { Err(Refused) } else { Ok(start as *mut T) }
     }
 
     /// Keeps a checksum over the whole packet (CHECKSUM_COMPLETE) true where a word has become less by `difference`, as both lie in

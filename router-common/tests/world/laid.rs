@@ -5,7 +5,7 @@ use router_common::classify::Tables;
 use router_common::interval::{NOTHING, Tree};
 use router_common::layout::*;
 use router_common::packet::IPV4;
-use router_common::walk::{Lists, Walk, filter_step, mark_step, rule_step};
+use router_common::steps::{Lists, Walk, filter_step, mark_step, rule_step};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 

@@ -9,8 +9,8 @@ use router_common::classify::{Outcome, Tables, decide};
 use router_common::interval::Tree;
 use router_common::layout::*;
 use router_common::packet::{IPV4, IPV6, Packet, UDP};
+use router_common::steps::Walk;
 use router_common::verdict::{Action, PassReason};
-use router_common::walk::Walk;
 use std::collections::HashMap;
 
 pub const LAN: u32 = 2;

@@ -6,7 +6,7 @@ use router_common::classify::{Outcome, Tables, decide};
 use router_common::interval::{self, Tree};
 use router_common::layout::*;
 use router_common::packet::{IPV4, Packet};
-use router_common::walk::{Lists, Walk, filter_step, mark_step, rule_step};
+use router_common::steps::{Lists, Walk, filter_step, mark_step, rule_step};
 
 /// The maps, as a generation fills them.
 pub(crate) struct Maps<'a> {
