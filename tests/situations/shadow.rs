@@ -173,8 +173,12 @@ fn warm_both(bed: &mut Bed) -> Result<()> {
 }
 
 /// Sends until so many rules have fallen back. (A sample that another rule's fall overtakes is out of date.)
-fn fall_back(bed: &mut Bed, rules: usize) -> Result<()> {
+fn fall_back(bed: &mut Bed, daemon: &Daemon, rules: usize) -> Result<()> {
     eventually(Duration::from_secs(10), "the rules fall back", || {
+        // Every new state of the maps is written whole, and mends them: the first rule's fall would keep the second from being found.
+        if let Err(error) = corrupt(bed, daemon) {
+            eprintln!("{error:#}");
+        }
         for family in Family::BOTH {
             bed.send(family, Proto::Udp, 1)?;
         }
@@ -191,7 +195,7 @@ fn a_wrong_decision_is_found_told_and_in_mode_auto_left_to_the_stack() -> Result
     ensure!(count(&before, "disagreed")? == 0, "{before}\n{}", daemon.log());
     corrupt(&bed, &daemon)?;
     // The packets that show it go astray; after that all go right.
-    fall_back(&mut bed, 2)?;
+    fall_back(&mut bed, &daemon, 2)?;
     bed.expect("isp2")?;
     let now = settled(&bed)?;
     let disagreed = count(&now, "disagreed")?;
@@ -225,7 +229,7 @@ fn a_wrong_decision_is_found_told_and_in_mode_auto_left_to_the_stack() -> Result
     eventually(Duration::from_secs(5), "it is forgotten", || {
         Ok(shadow(&bed)?["fallback"].as_array().is_some_and(Vec::is_empty))
     })?;
-    fall_back(&mut bed, 2)?;
+    fall_back(&mut bed, &daemon, 2)?;
     bed.expect("isp2")?;
     ensure!(daemon.stop()?.success());
     Ok(())
@@ -243,7 +247,7 @@ fn a_reload_forgives_and_a_refused_one_does_not() -> Result<()> {
     let daemon = run(&bed, "auto", POLICY)?;
     warm_both(&mut bed)?;
     corrupt(&bed, &daemon)?;
-    fall_back(&mut bed, 2)?;
+    fall_back(&mut bed, &daemon, 2)?;
     let fallen = || -> Result<usize> { Ok(shadow(&bed)?["fallback"].as_array().map_or(0, Vec::len)) };
     // Another program has the place of a route that this one wants.
     bed.kernel(|kernel| {

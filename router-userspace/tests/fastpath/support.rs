@@ -68,6 +68,7 @@ pub fn route(oif: u32, via: Option<&str>) -> RouteEntry {
         oif,
         via_family: via.map_or(0, |via| if via.is_ipv4() { 4 } else { 6 }),
         via: via.map_or([0; 4], words::addr),
+        certain: ROUTE_HAS_NEXT_HOPS | ROUTE_LEADS_OUT | ROUTE_HAS_GROUP,
         ..zeroed()
     }
 }

@@ -195,8 +195,8 @@ mod tests {
     #[test]
     fn the_ebpf_program_never_walks() {
         let why = "reference walk";
-        catches("use router_common::steps;", "router-ebpf/src/decide.rs", "router-userspace/src/proof/mod.rs", why);
-        catches("let v = router_common::steps::walk(p);", "router-ebpf/src/main.rs", "tests/tests/a.rs", why);
+        catches("use router_common::walk;", "router-ebpf/src/decide.rs", "router-userspace/src/proof/mod.rs", why);
+        catches("let v = router_common::walk::walk(p);", "router-ebpf/src/main.rs", "tests/tests/a.rs", why);
         catches("use router_common::{packet, walk};", "router-ebpf/src/main.rs", "router-common/src/lib.rs", why);
     }
 
