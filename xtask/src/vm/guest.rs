@@ -40,6 +40,14 @@ pub struct Choice<'a> {
     pub filters: Vec<String>,
 }
 
+impl Choice<'_> {
+    /// What the program is told: which tests to run, and which not.
+    pub fn args(&self) -> Vec<String> {
+        let skips = SKIPPED.iter().flat_map(|name| ["--skip", name]);
+        self.filters.iter().map(String::as_str).chain(skips).map(str::to_owned).collect()
+    }
+}
+
 /// A machine that boots `kernel` with the `initrd` of `folder`, and writes its console there.
 pub fn boot(qemu: &Qemu, kernel: &Kernel, folder: &Path) -> Command {
     let mut command = qemu.machine();
@@ -125,8 +133,7 @@ pub fn job(choices: &[Choice]) -> String {
             .to_owned();
     for choice in choices {
         let name = &choice.program.name;
-        let skips = SKIPPED.iter().flat_map(|name| ["--skip", name]);
-        let words: Vec<String> = choice.filters.iter().map(String::as_str).chain(skips).map(quote).collect();
+        let words: Vec<String> = choice.args().iter().map(|word| quote(word)).collect();
         script += &format!(
             "echo {}\ncd {} && {} --test-threads=4 {} || status=1\n",
             quote(&format!("{HEADING}{name}")),
