@@ -18,6 +18,7 @@ mod probe;
 mod samples;
 mod shared;
 mod stack;
+mod switch;
 mod tables;
 mod workload;
 
@@ -30,6 +31,7 @@ pub use lookups::{LookupMaps, Structure};
 pub use object::EBPF_OBJECT;
 pub use probe::Context;
 pub use samples::Samples;
+pub use switch::Switch;
 pub use workload::Workload;
 
 use crate::compile::Generation;

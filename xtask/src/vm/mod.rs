@@ -210,16 +210,13 @@ fn all(qemu: &Qemu, busybox: &std::path::Path, kernels: &[Kernel], jobs: &[Chose
 /// The programs of a job that have a test to run.
 fn choose<'a>(parts: &[(&str, &[&str])], programs: &'a [Program], filters: &[String]) -> Result<Vec<Choice<'a>>> {
     let mut choices = Vec::new();
-    let choice = |(name, own): &(&str, &[&str])| {
+    for (name, own) in parts {
         // A library and the binary beside it may share a name; the programs without tests were dropped.
         let program = programs.iter().find(|program| program.name == *name);
         let program = program.ok_or_else(|| anyhow!("cargo built no test program {name}"))?;
         let own = || own.iter().map(|filter| (*filter).to_owned()).collect();
-        Ok(Choice { program, filters: if filters.is_empty() { own() } else { filters.to_vec() } })
-    };
-    for part in parts {
-        let choice: Choice<'a> = choice(part)?;
-        if choice.program.has_tests(&choice.args())? {
+        let choice = Choice { program, filters: if filters.is_empty() { own() } else { filters.to_vec() } };
+        if program.has_tests(&choice.args())? {
             choices.push(choice);
         }
     }
