@@ -209,7 +209,8 @@ impl Ready {
         let mut command = Command::new("/proc/self/exe");
         command.args(["reload", "-"]);
         let start = Instant::now();
-        let mut child = feed(&self.bed, command, policy).map_err(|error| Error::new("start `wayfork reload`", error))?;
+        let mut child =
+            feed(&self.bed, command, policy).map_err(|error| Error::new("start `wayfork reload`", error))?;
         loop {
             let ended = child.try_wait().map_err(|error| Error::new("wait for `wayfork reload`", error))?;
             let took = start.elapsed();

@@ -81,13 +81,7 @@ fn reload(driver: &Driver, ready: &Ready, sections: &[u32], moved: &[u32]) -> Re
         off_ms: seen.off.map(|off| off.as_secs_f64() * 1e3),
         peak_bytes: loading::memory(pid).peak,
         map_bytes: Some(maps).filter(|bytes| *bytes > 0),
-        ..UpdateRow::new(
-            "reload",
-            "rules",
-            plan.rules,
-            rules::family(&plan),
-            Some(took.as_secs_f64() * 1e3),
-        )
+        ..UpdateRow::new("reload", "rules", plan.rules, rules::family(&plan), Some(took.as_secs_f64() * 1e3))
     })
 }
 

@@ -189,7 +189,10 @@ mod tests {
         assert!(page.contains("| path | 1,000 |") && page.contains("| wayfork-redirect | 2500.0 (25.00×) |"), "{page}");
         assert!(page.contains("99.0–101.0") && page.contains("| 99.50 |") && page.contains("| redirect |"), "{page}");
         assert!(page.contains("| stack-nft |  |  | no nft |") && !page.contains("Installing"), "{page}");
-        assert!(page.contains("| reload | 1,000 rules | ipv4 | 21.5 |  |  |  | 5000 | 0 | 0 | 1 | 7 | 12.0 | 9.0 | 3.0 |"), "{page}");
+        assert!(
+            page.contains("| reload | 1,000 rules | ipv4 | 21.5 |  |  |  | 5000 | 0 | 0 | 1 | 7 | 12.0 | 9.0 | 3.0 |"),
+            "{page}"
+        );
         assert!(
             page.contains("| tree | ipv4 | 1,000,000 | random | 150.3 | 149.4–150.6 | 8.76 |  | 14.30 |"),
             "{page}"
