@@ -102,6 +102,44 @@ fn look_ups_are_measured_in_every_structure() -> Result<()> {
     Ok(())
 }
 
+/// Two rules move from one exit to the other at once while packets of both, and of others, flow.
+#[test]
+fn a_reload_loses_no_packet_and_sends_none_where_neither_policy_does() -> Result<()> {
+    if Bed::new(EXE)?.is_none() {
+        return Ok(());
+    }
+    let report = json(&["--quick", "--updates", "40", "--family", "both"])?;
+    ensure!(list(&report["results"]).is_empty() && list(&report["left_out"]).is_empty(), "{report}");
+    let rows = list(&report["updates"]);
+    for family in ["ipv4", "ipv6"] {
+        let of = |update: &str, of: &str| {
+            rows.iter()
+                .filter(|row| [&row["update"], &row["of"], &row["family"]] == [update, of, family])
+                .collect::<Vec<_>>()
+        };
+        for subject in ["rules", "routes"] {
+            for update in ["first load", "one changed"] {
+                let [row] = of(update, subject)[..] else { anyhow::bail!("{update} of {subject}: {rows:?}") };
+                ensure!(row["compile_ms"].is_number() && row["write_ms"].is_number(), "{row}");
+            }
+        }
+        // There and back.
+        let reloads = of("reload", "rules");
+        ensure!(reloads.len() == 2, "{rows:?}");
+        for row in reloads {
+            ensure!(row["sent"].as_u64().is_some_and(|sent| sent > 0) && row["arrived"] == row["sent"], "{row}");
+            ensure!(row["lost"] == 0 && row["wrong"] == 0, "{row}");
+            ensure!(
+                row["peak_bytes"].is_number() && row["map_bytes"].is_number() && row["off_ms"].is_number(),
+                "{row}"
+            );
+        }
+    }
+    let output = Command::new(EXE).args(["bench", "--updates", "0"]).output()?;
+    ensure!(!output.status.success(), "{:?}", output.status);
+    Ok(())
+}
+
 #[test]
 fn with_rp_filter_the_action_taken_is_named() -> Result<()> {
     if Bed::new(EXE)?.is_none() {

@@ -10,6 +10,7 @@ mod frames;
 mod interfaces;
 mod lab;
 mod lease;
+mod memory;
 mod modes;
 mod neighbour;
 mod no_file;

@@ -1,5 +1,6 @@
 //! What it takes to install rules: time, the process's memory, the kernel's.
 
+use super::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
@@ -19,21 +20,28 @@ pub struct Loading {
 pub fn memory(pid: u32) -> Loading {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(number).map(|kib| kib * 1024);
-    Loading { time: None, peak, maps: maps(pid) }
+    let maps = maps(pid);
+    Loading { time: None, peak, maps: (!maps.is_empty()).then(|| maps.values().sum()) }
 }
 
-/// Every map once, however many descriptors it has.
-fn maps(pid: u32) -> Option<u64> {
+/// Lets the most memory that a process had begin anew with what it has now.
+pub fn forget_peak(pid: u32) -> Result<()> {
+    let file = format!("/proc/{pid}/clear_refs");
+    fs::write(&file, "5").map_err(|error| Error::new(format!("write to {file}"), error))
+}
+
+/// The memory of a process's maps by their ids: every map once, however many descriptors it has.
+pub fn maps(pid: u32) -> BTreeMap<u32, u64> {
     let mut maps = BTreeMap::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).ok()?.flatten() {
-        // A descriptor may be closed meanwhile.
+    // A descriptor may be closed meanwhile, and the process may have ended.
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
         let field = |name| text.lines().find_map(|line| line.strip_prefix(name)).and_then(number);
         if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
-            maps.insert(id, bytes);
+            maps.insert(id as u32, bytes);
         }
     }
-    (!maps.is_empty()).then(|| maps.values().sum())
+    maps
 }
 
 fn number(text: &str) -> Option<u64> {

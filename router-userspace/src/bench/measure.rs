@@ -8,6 +8,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use router_common::bench::{COUNTS, Count, Generator, Plan, SENT_TTL, Sink, sink_mac};
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Packets of a burst. The ring of a veth device holds 256.
@@ -51,6 +52,25 @@ impl Shot {
 /// Without what is not of the benchmark: IPv6 announces itself now and then.
 fn arrived(counts: &[u64; COUNTS]) -> u64 {
     counts.iter().sum::<u64>() - counts[Count::Foreign as usize]
+}
+
+/// A few packets, each of which has arrived before the next burst is sent, or is lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Burst {
+    /// Sent.
+    pub sent: u64,
+    /// Arrived, by [`Count`].
+    pub counts: [u64; COUNTS],
+}
+
+impl Burst {
+    /// Packets of each.
+    pub const PACKETS: u32 = 16;
+
+    /// Packets that arrived, right or wrong.
+    pub fn arrived(&self) -> u64 {
+        arrived(&self.counts)
+    }
 }
 
 /// How a path is driven, so that a shot takes as long as it should.
@@ -126,6 +146,26 @@ impl Driver {
             pin(self.cpu)?;
             work()
         })?
+    }
+
+    /// Sends bursts, one after the other, until it is to stop, and one more; `heard` is told of each.
+    pub fn stream(
+        &self,
+        ready: &Ready,
+        stop: &AtomicBool,
+        heard: &mut (dyn FnMut(&Burst) -> Result<()> + Send),
+    ) -> Result<()> {
+        self.within(ready, || {
+            let mut last = false;
+            while !last {
+                last = stop.load(Relaxed);
+                let before = self.workload.counts()?;
+                self.workload.send(Burst::PACKETS, Burst::PACKETS)?;
+                let sent = u64::from(Burst::PACKETS);
+                heard(&Burst { sent, counts: self.settled(before, sent)? })?;
+            }
+            Ok(())
+        })
     }
 
     fn burst(&self, pace: Pace) -> Result<Shot> {

@@ -14,11 +14,13 @@ pub mod machine;
 pub mod measure;
 pub mod paths;
 mod programs;
+mod reload;
 pub mod report;
 pub mod rules;
 mod run;
 pub mod stats;
 pub mod topology;
+mod updates;
 
 pub use run::{Progress, run};
 
@@ -35,6 +37,8 @@ pub struct Options {
     pub sizes: Vec<u32>,
     /// Numbers of prefixes for the look-ups by themselves.
     pub lookups: Vec<u32>,
+    /// Numbers of rules, and of routes, whose updates are measured.
+    pub updates: Vec<u32>,
     /// The kinds of traffic.
     pub traffic: Vec<Traffic>,
     /// How often each is measured.
@@ -66,6 +70,8 @@ pub struct Traffic {
 pub enum Flows {
     /// One, which belongs to the last rule.
     One,
+    /// 8, of different rules.
+    Few,
     /// 4,096, spread over the rules.
     Many,
     /// Sources and destinations never come again, spread over the rules.
@@ -77,6 +83,7 @@ impl Flows {
     pub fn mask(self) -> u32 {
         match self {
             Flows::One => 0,
+            Flows::Few => 7,
             Flows::Many => 4095,
             Flows::Random => u32::MAX,
         }
@@ -86,6 +93,7 @@ impl Flows {
     pub fn name(self) -> &'static str {
         match self {
             Flows::One => "one flow",
+            Flows::Few => "8 flows",
             Flows::Many => "4,096 flows",
             Flows::Random => "never repeating",
         }

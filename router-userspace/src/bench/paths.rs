@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path as FilePath;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// One way to route.
@@ -168,9 +168,7 @@ impl Ready {
                 self.loading = Loading { time: Some(start.elapsed()), ..Loading::default() };
             }
             Kind::Wayfork { mode, settings } => {
-                let family = rules::family(plan);
-                let exits: Vec<_> = (0..plan.exits).map(|exit| (gateway(family, exit), out(exit))).collect();
-                let policy = rules::policy(plan, settings, &exits);
+                let policy = policy(plan, settings, &[]);
                 self.start(mode, &policy, patience)?;
             }
             Kind::Foreign { settings } => {
@@ -191,6 +189,42 @@ impl Ready {
         self.loading = Loading { time: Some(start.elapsed()), ..loading::memory(daemon.pid()) };
         self.daemon = Some(daemon);
         Ok(())
+    }
+
+    /// The process of Wayfork, where there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Daemon::pid)
+    }
+
+    /// Wayfork's policy file, with the rules of some sections leading to another exit; None for a path without one.
+    pub fn policy(&self, moved: &[u32]) -> Option<String> {
+        match self.path.kind {
+            Kind::Wayfork { settings, .. } => Some(policy(&self.plan, settings, moved)),
+            _ => None,
+        }
+    }
+
+    /// Gives the running Wayfork a new policy, as a user would; returns how long that took. `meanwhile` is called again and again.
+    pub fn reload(&self, policy: &str, meanwhile: &mut dyn FnMut()) -> Result<Duration> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["reload", "-"]);
+        let start = Instant::now();
+        let mut child =
+            feed(&self.bed, command, policy).map_err(|error| Error::new("start `wayfork reload`", error))?;
+        loop {
+            let ended = child.try_wait().map_err(|error| Error::new("wait for `wayfork reload`", error))?;
+            let took = start.elapsed();
+            meanwhile();
+            if ended.is_some() {
+                let output = child.wait_with_output();
+                let output = output.map_err(|error| Error::new("wait for `wayfork reload`", error))?;
+                return match said(&output) {
+                    None => Ok(took),
+                    Some(said) => Err(self.path.error(&self.plan, format!("wayfork reload {said}"))),
+                };
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// What Wayfork's fast path did with packets so far, by action; None where there is no Wayfork.
@@ -227,7 +261,7 @@ impl Ready {
 }
 
 /// Adds rules, the last ones first: each is put in its place by a walk from the front (`fib_newrule`).
-fn add(bed: &Bed, mut rules: Vec<Rule>) -> Result<Loading> {
+pub(super) fn add(bed: &Bed, mut rules: Vec<Rule>) -> Result<Loading> {
     rules.sort_by_key(|rule| Reverse(rule.priority));
     let start = Instant::now();
     let results = bed.kernel(|kernel| Ok(kernel.add_rules(&rules)))?;
@@ -237,20 +271,37 @@ fn add(bed: &Bed, mut rules: Vec<Rule>) -> Result<Loading> {
     Ok(Loading { time: Some(start.elapsed()), ..Loading::default() })
 }
 
+/// A policy file for the exits of a bed.
+fn policy(plan: &Plan, settings: &str, moved: &[u32]) -> String {
+    let family = rules::family(plan);
+    let exits: Vec<_> = (0..plan.exits).map(|exit| (gateway(family, exit), out(exit))).collect();
+    rules::policy(plan, settings, &exits, moved)
+}
+
 /// Loads a rule set by the program `nft`, as a user would.
 fn nft(bed: &Bed, script: &str) -> Result<(), String> {
     let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let netns = bed.lab.netns(ROUTER).map_err(|error| error.to_string())?;
-    let mut child = netns.spawn(command).map_err(|error| format!("{error} (is nftables installed?)"))?;
-    if let Some(mut input) = child.stdin.take() {
-        // What nft says when it stops reading is better than the pipe's error.
-        input.write_all(script.as_bytes()).ok();
-    }
+    command.args(["-f", "-"]);
+    let child = feed(bed, command, script).map_err(|error| format!("{error} (is nftables installed?)"))?;
     let output = child.wait_with_output().map_err(|error| format!("nft: {error}"))?;
-    if output.status.success() {
-        return Ok(());
+    said(&output).map_or(Ok(()), |said| Err(format!("nft {said}")))
+}
+
+/// Starts a program on the router and gives it its input.
+fn feed(bed: &Bed, mut command: Command, input: &str) -> std::io::Result<Child> {
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let netns = bed.lab.netns(ROUTER).map_err(std::io::Error::other)?;
+    let mut child = netns.spawn(command).map_err(std::io::Error::other)?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // What the program says when it stops reading is better than the pipe's error.
+        pipe.write_all(input.as_bytes()).ok();
     }
+    Ok(child)
+}
+
+/// How a program ended and the first line that it said; None where it succeeded.
+fn said(output: &Output) -> Option<String> {
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("nft ended with {}: {}", output.status, said.lines().next().unwrap_or_default()))
+    (!output.status.success())
+        .then(|| format!("ended with {}: {}", output.status, said.lines().next().unwrap_or_default()))
 }

@@ -30,6 +30,8 @@ pub struct Report {
     pub programs: Vec<ProgramRow>,
     /// Look-ups among many prefixes by themselves.
     pub lookups: Vec<LookupRow>,
+    /// What it takes to bring rules and routes, and a change of one, into the fast path.
+    pub updates: Vec<UpdateRow>,
 }
 
 /// How it was measured.
@@ -193,6 +195,73 @@ pub struct LookupRow {
     pub fill_ms: Option<f64>,
     /// The size of the map's entries.
     pub bytes: Option<usize>,
+}
+
+/// An update of the fast path.
+#[derive(Clone, Debug, Serialize)]
+pub struct UpdateRow {
+    /// `first load` and `one changed` of what the kernel holds, without a running router; `reload` of a running one, under traffic.
+    pub update: &'static str,
+    /// What there is so much of: `rules`, or `routes` of one table.
+    pub of: &'static str,
+    /// How much.
+    pub rules: u32,
+    /// The family.
+    pub family: Family,
+    /// All of it: until the kernel's state decides in the fast path, or until `wayfork reload` has ended.
+    pub ms: Option<f64>,
+    /// Of that, reading the kernel.
+    pub read_ms: Option<f64>,
+    /// Compiling.
+    pub compile_ms: Option<f64>,
+    /// Writing the maps; at a first load, loading the program too.
+    pub write_ms: Option<f64>,
+    /// Packets sent during a reload, and shortly before and after.
+    pub sent: Option<u64>,
+    /// Of these, how many arrived.
+    pub arrived: Option<u64>,
+    /// How many did not.
+    pub lost: Option<u64>,
+    /// How many arrived as neither the old nor the new policy has it.
+    pub wrong: Option<u64>,
+    /// Bursts of 16 packets of which some went by the old and some by the new policy.
+    pub mixed_bursts: Option<u64>,
+    /// Packets that the fast path passed to the stack, for whatever reason.
+    pub by_stack: Option<u64>,
+    /// Of these, those for the reason `resync`.
+    pub by_resync: Option<u64>,
+    /// How long the fast path did not decide.
+    pub off_ms: Option<f64>,
+    /// The most memory that the process had meanwhile, in bytes.
+    pub peak_bytes: Option<u64>,
+    /// The most memory that its maps had meanwhile, in bytes.
+    pub map_bytes: Option<u64>,
+}
+
+impl UpdateRow {
+    /// One with its time.
+    pub(super) fn new(update: &'static str, of: &'static str, rules: u32, family: Family, ms: Option<f64>) -> Self {
+        UpdateRow {
+            update,
+            of,
+            rules,
+            family,
+            ms,
+            read_ms: None,
+            compile_ms: None,
+            write_ms: None,
+            sent: None,
+            arrived: None,
+            lost: None,
+            wrong: None,
+            mixed_bursts: None,
+            by_stack: None,
+            by_resync: None,
+            off_ms: None,
+            peak_bytes: None,
+            map_bytes: None,
+        }
+    }
 }
 
 impl Traffic {

@@ -110,15 +110,17 @@ pub fn nft(plan: &Plan) -> String {
 }
 
 /// A policy file: `settings` for its section `[router]`, a default route for each exit, the rules in the order of the plan.
-/// `exits` are gateway and device.
-pub fn policy(plan: &Plan, settings: &str, exits: &[(String, &str)]) -> String {
+/// `exits` are gateway and device; the sections in `moved` leave by the next exit instead of their own.
+pub fn policy(plan: &Plan, settings: &str, exits: &[(String, &str)], moved: &[u32]) -> String {
     let mut text = format!("[router]\n{settings}\n");
     for (table, (via, dev)) in (FIRST_TABLE..).zip(exits) {
         writeln!(text, "[[route]]\ntable = {table}\nto = \"default\"\nvia = \"{via}\"\ndev = \"{dev}\"").ok();
     }
     for first in (0..plan.rules).step_by(plan.per_section as usize) {
-        let priority = FIRST + plan.section(first);
-        writeln!(text, "[[rule]]\npriority = {priority}\ntable = {}\nfrom = [", table(plan, first)).ok();
+        let section = plan.section(first);
+        let exit = (plan.exit(first) + u32::from(moved.contains(&section))) % plan.exits;
+        let (priority, table) = (FIRST + section, FIRST_TABLE + exit);
+        writeln!(text, "[[rule]]\npriority = {priority}\ntable = {table}\nfrom = [").ok();
         for number in first..plan.rules.min(first + plan.per_section) {
             writeln!(text, "\"{}\",", prefix(plan, number)).ok();
         }
@@ -143,7 +145,7 @@ mod tests {
             for rules in [1, 40, 20_011] {
                 let plan = plan(family, rules);
                 let exits = [("10.20.0.2".to_owned(), "out0"), ("10.20.1.2".to_owned(), "out1")];
-                let text = policy(&plan, "fast_path = \"mark\"", &exits);
+                let text = policy(&plan, "fast_path = \"mark\"", &exits, &[]);
                 let loaded = policy::parse("p.toml", &text, &TableNames::default()).expect("a policy");
                 let wanted: Vec<String> = flat(&plan).iter().map(Rule::to_string).collect();
                 let found: Vec<String> = loaded.policy.rpdb().map(Rule::to_string).collect();

@@ -4,7 +4,8 @@ use super::machine::Machine;
 use super::measure::{Driver, Pace, Shot};
 use super::paths::{HARNESS, KERNEL, LIMIT, Path, Ready};
 use super::report::{LeftOut, LoadingRow, METHOD, Method, Report, Row};
-use super::{Error, Options, Result, Traffic, host_traffic, latency, lookups, programs, rules, stats};
+use super::updates::{self, Of};
+use super::{Error, Options, Result, Traffic, host_traffic, latency, lookups, programs, reload, rules, stats};
 use crate::model::Family;
 use router_common::bench::{BLOCK, Plan};
 
@@ -41,18 +42,47 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<
         host_traffic: Vec::new(),
         programs: Vec::new(),
         lookups: Vec::new(),
+        updates: Vec::new(),
     };
     let setups = setups(options);
     let steps_of = |setup: &Setup| 1 + setup.traffic.len() * options.rounds as usize + usize::from(setup.first);
     let steps: usize = setups.iter().map(|setup| paths.len() * steps_of(setup)).sum();
-    let steps = steps + options.lookups.len() * Family::BOTH.len();
+    let updates = updates(options);
+    let steps = steps + options.lookups.len() * Family::BOTH.len() + updates.len();
     let mut bench = Bench { options, paths, driver, report, steps, done: 0, progress };
     for setup in &setups {
         bench.measure(setup)?;
     }
     bench.lookups()?;
+    for (update, family, size) in updates {
+        bench.update(update, family, size)?;
+    }
     bench.report.programs.extend(programs::verified()?);
     Ok(bench.report)
+}
+
+/// What is updated.
+#[derive(Clone, Copy)]
+enum Update {
+    /// The fast path by itself.
+    Alone(Of),
+    /// The running router.
+    Reload,
+}
+
+/// The updates to measure, for each family of the traffic.
+fn updates(options: &Options) -> Vec<(Update, Family, u32)> {
+    let has = |family: &Family| options.traffic.iter().any(|traffic| traffic.family == *family);
+    let mut all = Vec::new();
+    for family in Family::BOTH.into_iter().filter(has) {
+        for &size in &options.updates {
+            if size <= updates::MOST_RULES {
+                all.extend([(Update::Alone(Of::Rules), family, size), (Update::Reload, family, size)]);
+            }
+            all.push((Update::Alone(Of::Routes), family, size));
+        }
+    }
+    all
 }
 
 /// Traffic that the same networks serve.
@@ -210,6 +240,21 @@ impl Bench<'_> {
                 self.report.lookups.extend(lookups::measure(family, prefixes, pace)?);
             }
         }
+        Ok(())
+    }
+
+    fn update(&mut self, update: Update, family: Family, size: u32) -> Result<()> {
+        let rows = match update {
+            Update::Alone(of) => {
+                self.step(&format!("updates of {size} {family} {}", of.name()));
+                updates::measure(&mut self.driver.workload, of, family, size, self.options.rounds)?
+            }
+            Update::Reload => {
+                self.step(&format!("reload of {size} {family} rules"));
+                reload::measure(&mut self.driver, family, size, self.options)?
+            }
+        };
+        self.report.updates.extend(rows);
         Ok(())
     }
 

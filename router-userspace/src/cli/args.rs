@@ -234,6 +234,10 @@ pub struct BenchArgs {
     /// Look addresses up among so many prefixes, up to 1,048,576, without forwarding; no paths unless they are named.
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub lookups: Vec<u32>,
+    /// Load so many rules (up to 100,000) and so many routes into the fast path, change one, and reload a running router of so
+    /// many rules under traffic; no paths unless they are named.
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub updates: Vec<u32>,
     /// How often each path is measured.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,

@@ -29,7 +29,8 @@ pub fn run(global: &Global, args: &BenchArgs) -> Outcome {
 
 /// The arguments lifted into what the library takes.
 fn options(args: &BenchArgs) -> Options {
-    let paths = if args.path.is_empty() && !args.lookups.is_empty() && !args.all {
+    let by_themselves = !args.lookups.is_empty() || !args.updates.is_empty();
+    let paths = if args.path.is_empty() && by_themselves && !args.all {
         Vec::new()
     } else if args.path.is_empty() {
         paths::ALL.iter().map(|path| path.name.to_owned()).collect()
@@ -67,10 +68,15 @@ fn options(args: &BenchArgs) -> Options {
         (true, true) => vec![10, 1_000, 100_000, 1_000_000],
         _ => args.lookups.clone(),
     };
+    let updates = match (args.updates.is_empty(), args.all) {
+        (true, true) => vec![1_000, 100_000, 1_000_000],
+        _ => args.updates.clone(),
+    };
     Options {
         paths,
         sizes,
         lookups,
+        updates,
         traffic,
         rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 7 }),
         slice: Duration::from_millis(args.slice.unwrap_or(if args.quick { 20 } else { 300 })),

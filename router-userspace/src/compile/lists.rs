@@ -60,12 +60,11 @@ impl<'a> RuleLists<'a> {
     /// The rules of one family, in the kernel's order, with a counter each.
     pub fn new(host: &'a Host, family: Family, tables: Tables, input: &'a Input, slots: &mut CounterSlots) -> Self {
         let rules: Vec<&Rule> = host.rules_of(family).collect();
-        let owned: Vec<Rule> = rules.iter().map(|rule| (*rule).clone()).collect();
         let counter = |id: String| {
             let fallback = input.fallback.contains(&id);
             (slots.slot(id), fallback)
         };
-        let counters = crate::model::rule_ids(&owned).into_iter().map(counter).collect();
+        let counters = crate::model::rule_ids(rules.iter().copied()).into_iter().map(counter).collect();
         let mut first_of = HashMap::new();
         for (index, rule) in rules.iter().enumerate() {
             first_of.entry(rule.priority).or_insert(index);

@@ -18,6 +18,7 @@ mod probe;
 mod samples;
 mod shared;
 mod stack;
+mod switch;
 mod tables;
 mod workload;
 
@@ -30,6 +31,7 @@ pub use lookups::{LookupMaps, Structure};
 pub use object::EBPF_OBJECT;
 pub use probe::Context;
 pub use samples::Samples;
+pub use switch::Switch;
 pub use workload::Workload;
 
 use crate::compile::Generation;
@@ -51,8 +53,8 @@ pub struct Counter {
     pub bytes: [u64; ACTIONS_COUNTED as usize],
 }
 
-/// How many CPUs there can be.
-fn cpus() -> Result<u32> {
+/// How many CPUs there can be: each has counters of its own.
+pub fn cpus() -> Result<u32> {
     let cpus = aya::util::nr_cpus().map_err(|(what, error)| Error::from_os(what, error))?;
     u32::try_from(cpus).map_err(|_| Error::Full)
 }

@@ -51,10 +51,10 @@ pub fn rule_id(rule: &Rule) -> String {
 }
 
 /// A stable, unique id for each rule of a list: its [`rule_id`]; the same rule again gets `.2`, `.3` … in their order.
-pub fn rule_ids(rules: &[Rule]) -> Vec<String> {
+pub fn rule_ids<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Vec<String> {
     let mut seen: HashMap<String, u32> = HashMap::new();
     rules
-        .iter()
+        .into_iter()
         .map(|rule| {
             let id = rule_id(rule);
             let count = seen.entry(id.clone()).or_default();

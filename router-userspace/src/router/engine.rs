@@ -123,6 +123,8 @@ impl Engine {
     /// Puts right what an earlier run left, installs the mirror, loads and attaches the fast path.
     pub fn start(&mut self) -> Result<(), RouterError> {
         let policy = self.policy.clone();
+        let host = self.kernel.host()?;
+        self.afford(&policy, &host)?;
         self.settle(&policy)?;
         self.behind = self.outdated;
         self.since = Instant::now();
@@ -285,6 +287,7 @@ impl Engine {
 
     /// The new policy, whole or not at all; `file` is where it can be read again.
     pub fn reload(&mut self, policy: Policy, file: Option<PolicyFile>) -> Result<(), RouterError> {
+        self.afford(&policy, &self.host)?;
         let fallen = self.shadow.as_mut().map(Shadow::forgive);
         match self.settle(&policy) {
             Ok(()) => {

@@ -6,6 +6,7 @@ mod engine;
 mod expiry;
 mod guard;
 mod live;
+mod memory;
 mod news;
 mod report;
 mod run_loop;
@@ -54,6 +55,9 @@ pub enum RouterError {
     /// Another one runs, or the control socket failed.
     #[error(transparent)]
     Control(#[from] control::ControlError),
+    /// The policy would not fit in memory.
+    #[error(transparent)]
+    Memory(#[from] memory::TooLittle),
     /// The kernel could not be read or watched.
     #[error(transparent)]
     Kernel(#[from] crate::kernel::Error),

@@ -98,4 +98,6 @@ pub const SAMPLE: &str = r#"{ "machine": { "processor": "P", "cpus": 2 }, "metho
           "actions": { "redirect": 9, "pass: no-neighbour": 1 } } ],
     "lookups": [ { "structure": "tree", "family": "ipv4", "prefixes": 1000000, "addresses": "random", "ns": 150.3,
         "spread": { "q1": 149.4, "q3": 150.6 }, "faster_than_trie": 8.76, "fill_ms": null, "bytes": 14994637 } ],
+    "updates": [ { "update": "reload", "of": "rules", "rules": 1000, "family": "ipv4", "ms": 21.5, "read_ms": null, "sent": 5000,
+        "lost": 0, "wrong": 0, "mixed_bursts": 1, "by_stack": 7, "off_ms": 12.0, "peak_bytes": 9437184, "map_bytes": 3145728 } ],
     "left_out": [ { "path": "stack-nft", "rules": null, "why": "no nft" } ] }"#;

@@ -27,6 +27,7 @@ pub fn page(report: &Report) -> String {
         ("host_traffic", "What the host itself sends", HOST_TRAFFIC),
         ("programs", "The programs by themselves", PROGRAMS),
         ("lookups", "Look-ups by themselves", LOOKUPS),
+        ("updates", "Updates", UPDATES),
         ("left_out", "Left out", LEFT_OUT),
     ] {
         let mut rows = report.rows(part).peekable();
@@ -140,6 +141,23 @@ const LOOKUPS: &[Column] = &[
     ("fill ms", |row| decimals(row.number("fill_ms"), 1.0, 1)),
     ("MiB", |row| decimals(row.number("bytes"), f64::from(1 << 20), 2)),
 ];
+const UPDATES: &[Column] = &[
+    ("update", |row| row.text("update").to_owned()),
+    ("of", |row| format!("{} {}", count(row.rules()), row.text("of"))),
+    FAMILY,
+    ("ms", |row| decimals(row.number("ms"), 1.0, 1)),
+    ("read", |row| decimals(row.number("read_ms"), 1.0, 1)),
+    ("compile", |row| decimals(row.number("compile_ms"), 1.0, 1)),
+    ("write", |row| decimals(row.number("write_ms"), 1.0, 1)),
+    ("packets", |row| decimals(row.number("sent"), 1.0, 0)),
+    ("lost", |row| decimals(row.number("lost"), 1.0, 0)),
+    ("wrong", |row| decimals(row.number("wrong"), 1.0, 0)),
+    ("mixed bursts", |row| decimals(row.number("mixed_bursts"), 1.0, 0)),
+    ("by the stack", |row| decimals(row.number("by_stack"), 1.0, 0)),
+    ("off ms", |row| decimals(row.number("off_ms"), 1.0, 1)),
+    ("peak MiB", |row| decimals(row.number("peak_bytes"), f64::from(1 << 20), 1)),
+    ("maps MiB", |row| decimals(row.number("map_bytes"), f64::from(1 << 20), 1)),
+];
 const LEFT_OUT: &[Column] = &[PATH, RULES, FAMILY, ("why", |row| row.text("why").replace(['\n', '|'], " "))];
 
 fn decimals(value: Option<f64>, unit: f64, places: usize) -> String {
@@ -171,6 +189,10 @@ mod tests {
         assert!(page.contains("| path | 1,000 |") && page.contains("| wayfork-redirect | 2500.0 (25.00×) |"), "{page}");
         assert!(page.contains("99.0–101.0") && page.contains("| 99.50 |") && page.contains("| redirect |"), "{page}");
         assert!(page.contains("| stack-nft |  |  | no nft |") && !page.contains("Installing"), "{page}");
+        assert!(
+            page.contains("| reload | 1,000 rules | ipv4 | 21.5 |  |  |  | 5000 | 0 | 0 | 1 | 7 | 12.0 | 9.0 | 3.0 |"),
+            "{page}"
+        );
         assert!(
             page.contains("| tree | ipv4 | 1,000,000 | random | 150.3 | 149.4–150.6 | 8.76 |  | 14.30 |"),
             "{page}"

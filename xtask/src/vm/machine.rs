@@ -57,7 +57,7 @@ pub fn run(qemu: &Qemu, busybox: &Path, kernel: &Kernel, name: &str, choices: &[
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
-        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        .context("cannot start QEMU by setpriv (package util-linux)")?;
     eprintln!("{name} …");
     let status = wait(&mut child, name, &shared.join("output"), started)?;
     let ended = fs::read_to_string(shared.join("status")).ok();

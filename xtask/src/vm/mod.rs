@@ -69,8 +69,9 @@ const JOBS: [Job; 2] = [
 /// How many machines run side by side: two are what two processors carry.
 const SIDE_BY_SIDE: usize = 2;
 
-/// What the guests use of this machine, and the packages that have it.
-const TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("wg", "wireguard-tools")];
+/// What the guests use of this machine, and what starts them; and the packages that have it.
+const TOOLS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("nft", "nftables"), ("wg", "wireguard-tools"), ("setpriv", "util-linux")];
 
 /// `cargo xtask vm-test`.
 pub fn command(names: &[String], filters: &[String]) -> Result<ExitCode> {
@@ -86,7 +87,8 @@ pub fn command(names: &[String], filters: &[String]) -> Result<ExitCode> {
     eprintln!("ready after {:.0} s; {}", started.elapsed().as_secs_f32(), if qemu.kvm { "by KVM" } else { "emulated" });
 
     let booted = Instant::now();
-    let outcomes = all(&qemu, &busybox, &kernels, &programs, filters)?;
+    let jobs = jobs(&programs, filters)?;
+    let outcomes = all(&qemu, &busybox, &kernels, &jobs)?;
     let failed = report(&kernels, &outcomes);
     println!("{:.0} s in machines, {:.0} s in all", booted.elapsed().as_secs_f32(), started.elapsed().as_secs_f32());
     for reason in &missing {
@@ -131,7 +133,7 @@ fn prepare(names: &[String]) -> Result<Ready> {
     Ok((qemu, busybox, kernels, missing))
 }
 
-/// Installs what the guests need of this machine, or says what to install.
+/// Installs what the machines need, or says what to install.
 fn tools() -> Result<()> {
     let missing: Vec<&str> = TOOLS.iter().filter(|(tool, _)| !on_path(tool)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
@@ -159,25 +161,36 @@ fn on_path(program: &str) -> bool {
     folders.any(|folder| folder.join(program).is_file())
 }
 
+/// What is to run in one machine: its name, and the programs.
+type Chosen<'a> = (&'static str, Vec<Choice<'a>>);
+
+/// The jobs that have a test to run.
+fn jobs<'a>(programs: &'a [Program], filters: &[String]) -> Result<Vec<Chosen<'a>>> {
+    let mut jobs = Vec::new();
+    for (name, parts) in JOBS {
+        let choices = choose(parts, programs, filters)?;
+        if !choices.is_empty() {
+            jobs.push((name, choices));
+        }
+    }
+    if jobs.is_empty() {
+        bail!("no test that runs in virtual machines has `{}` in its name", filters.join("` or `"));
+    }
+    Ok(jobs)
+}
+
 /// Runs every job on every kernel, and gives the outcomes of each kernel in the kernels' order.
-fn all(
-    qemu: &Qemu,
-    busybox: &std::path::Path,
-    kernels: &[Kernel],
-    programs: &[Program],
-    filters: &[String],
-) -> Result<Vec<Vec<Outcome>>> {
+fn all(qemu: &Qemu, busybox: &std::path::Path, kernels: &[Kernel], jobs: &[Chosen<'_>]) -> Result<Vec<Vec<Outcome>>> {
     // The longer jobs first, so that the last ones to end are short.
-    let queue: Mutex<VecDeque<(usize, &Job)>> =
-        Mutex::new(JOBS.iter().flat_map(|job| (0..kernels.len()).map(move |kernel| (kernel, job))).collect());
+    let queue: Mutex<VecDeque<(usize, &Chosen<'_>)>> =
+        Mutex::new(jobs.iter().flat_map(|job| (0..kernels.len()).map(move |kernel| (kernel, job))).collect());
     let next = || queue.lock().ok()?.pop_front();
     let work = || -> Result<Vec<(usize, Outcome)>> {
         let mut done = Vec::new();
-        while let Some((index, (name, parts))) = next() {
+        while let Some((index, (name, choices))) = next() {
             let kernel = &kernels[index];
-            let choices = choose(parts, programs, filters)?;
             let name = format!("{}-{name}", kernel.release);
-            done.push((index, machine::run(qemu, busybox, kernel, &name, &choices)?));
+            done.push((index, machine::run(qemu, busybox, kernel, &name, choices)?));
         }
         Ok(done)
     };
@@ -194,15 +207,20 @@ fn all(
     })
 }
 
+/// The programs of a job that have a test to run.
 fn choose<'a>(parts: &[(&str, &[&str])], programs: &'a [Program], filters: &[String]) -> Result<Vec<Choice<'a>>> {
-    let choice = |(name, own): &(&str, &[&str])| {
+    let mut choices = Vec::new();
+    for (name, own) in parts {
         // A library and the binary beside it may share a name; the programs without tests were dropped.
         let program = programs.iter().find(|program| program.name == *name);
         let program = program.ok_or_else(|| anyhow!("cargo built no test program {name}"))?;
         let own = || own.iter().map(|filter| (*filter).to_owned()).collect();
-        Ok(Choice { program, filters: if filters.is_empty() { own() } else { filters.to_vec() } })
-    };
-    parts.iter().map(choice).collect()
+        let choice = Choice { program, filters: if filters.is_empty() { own() } else { filters.to_vec() } };
+        if program.has_tests(&choice.args())? {
+            choices.push(choice);
+        }
+    }
+    Ok(choices)
 }
 
 /// Prints what failed, what was left out and the table; true where something failed.

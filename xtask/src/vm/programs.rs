@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -21,6 +21,22 @@ pub struct Program {
     pub path: PathBuf,
     /// The folder that cargo would start it in.
     pub home: PathBuf,
+}
+
+impl Program {
+    /// Whether it has a test that would run with these arguments.
+    pub fn has_tests(&self, args: &[String]) -> Result<bool> {
+        let output = Command::new(&self.path).arg("--list").args(args).current_dir(&self.home).output();
+        let output = output.with_context(|| format!("cannot start {}", self.path.display()))?;
+        if !output.status.success() {
+            bail!(
+                "{} does not list its tests: {}",
+                self.path.display(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).lines().any(|line| line.ends_with(": test")))
+    }
 }
 
 /// Builds all of them, with the eBPF object inside.

@@ -72,8 +72,11 @@ impl Qemu {
         major.and_then(|version| version.split('.').next()?.parse().ok()).context("QEMU tells no version")
     }
 
+    /// It ends with the thread that starts it, however that ends: `setpriv` asks the kernel for a signal (PR_SET_PDEATHSIG) and
+    /// becomes QEMU.
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
         if let Some(root) = &self.root {
             let folders: Vec<_> = ["usr/lib", "lib"]
                 .iter()

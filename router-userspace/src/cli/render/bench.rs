@@ -40,6 +40,7 @@ pub fn text(report: &Report, color: bool) -> String {
         host_traffic(report, color),
         programs(report, color),
         lookups(report, color),
+        updates(report, color),
     ];
     for (heading, table) in parts.into_iter().flatten() {
         writeln!(text, "{heading}\n{table}\n").ok();
@@ -108,9 +109,11 @@ fn numbers(header: &[&str], rows: Vec<(String, Vec<String>)>, color: bool) -> Op
     Some(table)
 }
 
+fn mib(bytes: Option<u64>) -> String {
+    bytes.map_or(String::new(), |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)))
+}
+
 fn loading(report: &Report, color: bool) -> Option<(&'static str, Table)> {
-    let mib =
-        |bytes: Option<u64>| bytes.map_or(String::new(), |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)));
     let rows = report.loading.iter().map(|row| {
         let cells = vec![
             number(row.rules),
@@ -159,6 +162,35 @@ fn lookups(report: &Report, color: bool) -> Option<(&'static str, Table)> {
     });
     let header = ["structure", "family", "prefixes", "addresses", "ns", "quarters", "× faster", "fill ms", "MiB"];
     Some(("Look-ups by themselves", numbers(&header, rows.collect(), color)?))
+}
+
+fn updates(report: &Report, color: bool) -> Option<(&'static str, Table)> {
+    let rows = report.updates.iter().map(|row| {
+        let ms = |ms: Option<f64>| ms.map_or(String::new(), |ms| format!("{ms:.1}"));
+        let count = |count: Option<u64>| count.map_or(String::new(), |count| HumanCount(count).to_string());
+        let cells = vec![
+            format!("{} {}", number(row.rules), row.of),
+            row.family.to_string(),
+            ms(row.ms),
+            ms(row.read_ms),
+            ms(row.compile_ms),
+            ms(row.write_ms),
+            count(row.sent),
+            count(row.lost),
+            count(row.wrong),
+            count(row.mixed_bursts),
+            count(row.by_stack),
+            ms(row.off_ms),
+            mib(row.peak_bytes),
+            mib(row.map_bytes),
+        ];
+        (row.update.to_owned(), cells)
+    });
+    let header = [
+        "update", "of", "family", "ms", "read", "compile", "write", "sent", "lost", "wrong", "mixed", "by stack",
+        "off ms", "peak MiB", "maps MiB",
+    ];
+    Some(("Updates", numbers(&header, rows.collect(), color)?))
 }
 
 fn programs(report: &Report, color: bool) -> Option<(&'static str, Table)> {

@@ -1,0 +1,156 @@
+//! `wayfork reload` of a running router while packets flow: what becomes of each of them.
+
+use super::loading;
+use super::measure::{Burst, Driver};
+use super::paths::{Path, Ready};
+use super::report::UpdateRow;
+use super::{Error, Flows, Options, Result, Traffic, rules};
+use crate::fastpath::Switch;
+use crate::model::Family;
+use router_common::bench::{Count, Plan};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// The path that is reloaded.
+const PATH: &str = "wayfork-redirect";
+/// Packets flow for so long before and after.
+const AROUND: Duration = Duration::from_millis(100);
+
+/// Moves two rules of `size` from one exit to the other, at once, and back.
+pub fn measure(driver: &mut Driver, family: Family, size: u32, options: &Options) -> Result<Vec<UpdateRow>> {
+    let path = Path::named(PATH)?;
+    let plan = Plan::new(rules::family_number(family), size, path.exits);
+    let plan = plan.ok_or_else(|| Error::invalid(format!("{size} rules (1 to 1,048,576)")))?;
+    let ready = Ready::build(path, plan, 0, &mut driver.workload, options.patience)?;
+    let traffic = Traffic { family, flows: Flows::Few, ..Traffic::default() };
+    driver.check(&ready, traffic)?;
+    driver.aim(&ready, traffic, false)?;
+    let moved = moved(&plan);
+    let mut rows = Vec::new();
+    for sections in [&moved[..], &[]] {
+        rows.push(reload(driver, &ready, sections, &moved)?);
+    }
+    ready.stop()?;
+    Ok(rows)
+}
+
+/// The sections that move: that of the first flow, and that of another flow which leaves by the same exit.
+fn moved(plan: &Plan) -> Vec<u32> {
+    let section = |flow| plan.section(plan.rule_of(flow));
+    let first = section(0);
+    let exit = |section| section % plan.exits;
+    let other = (1..=Flows::Few.mask()).map(section).find(|other| *other != first && exit(*other) == exit(first));
+    [first].into_iter().chain(other).collect()
+}
+
+/// Reloads to a policy in which `sections` leave by the other exit; those of `moved` do in one of the two policies.
+fn reload(driver: &Driver, ready: &Ready, sections: &[u32], moved: &[u32]) -> Result<UpdateRow> {
+    let (plan, pid) = (ready.plan, ready.pid().ok_or_else(|| Error::invalid("a router that runs"))?);
+    let policy = ready.policy(sections).ok_or_else(|| Error::invalid("a path with a policy"))?;
+    let switch = Switch::among(loading::maps(pid).into_keys())?;
+    loading::forget_peak(pid)?;
+    let before = ready.actions()?.unwrap_or_default();
+    let (stop, mut maps) = (AtomicBool::new(false), 0);
+    let mut seen = Seen::new(&plan, moved, switch);
+    let took = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| driver.stream(ready, &stop, &mut |burst| seen.note(burst)));
+        std::thread::sleep(AROUND);
+        let took = ready.reload(&policy, &mut || maps = maps.max(loading::maps(pid).values().sum()));
+        std::thread::sleep(AROUND);
+        stop.store(true, Relaxed);
+        let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        sent.and(took)
+    })?;
+    let after = ready.actions()?.unwrap_or_default();
+    let more = |name: &str| after.get(name).unwrap_or(&0).saturating_sub(*before.get(name).unwrap_or(&0));
+    let passed = after.keys().filter(|name| name.starts_with("pass: ")).map(|name| more(name)).sum();
+    // The last packets are decided by the new policy, all of them.
+    let settled = seen.last == Some(if sections.is_empty() { Side::Original } else { Side::Moved });
+    if !settled {
+        let what = format!("after a reload packets still went by the old rules: {seen:?}");
+        return Err(Error::Path { path: PATH, rules: plan.rules, what });
+    }
+    Ok(UpdateRow {
+        sent: Some(seen.sent),
+        arrived: Some(seen.arrived),
+        lost: Some(seen.sent - seen.arrived),
+        wrong: Some(seen.wrong),
+        mixed_bursts: Some(seen.mixed),
+        by_stack: Some(passed),
+        by_resync: Some(more("pass: resync")),
+        off_ms: seen.off.map(|off| off.as_secs_f64() * 1e3),
+        peak_bytes: loading::memory(pid).peak,
+        map_bytes: Some(maps).filter(|bytes| *bytes > 0),
+        ..UpdateRow::new("reload", "rules", plan.rules, rules::family(&plan), Some(took.as_secs_f64() * 1e3))
+    })
+}
+
+/// Which policy a burst was decided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Original,
+    Moved,
+    /// Some packets by the one, some by the other.
+    Mixed,
+}
+
+/// What became of the packets.
+#[derive(Debug)]
+struct Seen {
+    /// Of the packets of a burst, how many belong to rules that move.
+    share: u64,
+    switch: Option<Switch>,
+    sent: u64,
+    arrived: u64,
+    /// Arrived, but as neither policy has it.
+    wrong: u64,
+    mixed: u64,
+    last: Option<Side>,
+    /// How long the program did not decide; None where that cannot be told.
+    off: Option<Duration>,
+    since: Instant,
+    was_on: bool,
+}
+
+impl Seen {
+    fn new(plan: &Plan, moved: &[u32], switch: Option<Switch>) -> Self {
+        let flows = u64::from(Flows::Few.mask()) + 1;
+        let of_moved = |flow: &u64| moved.contains(&plan.section(plan.rule_of(*flow as u32)));
+        let share = (0..flows).filter(of_moved).count() as u64 * u64::from(Burst::PACKETS) / flows;
+        Seen {
+            share,
+            off: switch.as_ref().map(|_| Duration::ZERO),
+            switch,
+            sent: 0,
+            arrived: 0,
+            wrong: 0,
+            mixed: 0,
+            last: None,
+            since: Instant::now(),
+            was_on: true,
+        }
+    }
+
+    /// Hears of a burst once all of it has arrived, or no more will.
+    fn note(&mut self, burst: &Burst) -> Result<()> {
+        let [right, exit, ..] = burst.counts;
+        self.sent += burst.sent;
+        self.arrived += burst.arrived();
+        self.wrong += burst.arrived() - right - exit + exit.saturating_sub(self.share);
+        let side = match exit {
+            0 => Side::Original,
+            _ if exit == self.share => Side::Moved,
+            _ => Side::Mixed,
+        };
+        self.mixed += u64::from(side == Side::Mixed);
+        self.last = Some(side);
+        let on = self.switch.as_ref().map(Switch::is_on).transpose()?.unwrap_or(true);
+        let now = Instant::now();
+        if !on || !self.was_on {
+            self.off = self.off.map(|off| off + (now - self.since));
+        }
+        (self.since, self.was_on) = (now, on);
+        const { assert!(Count::Right as usize == 0 && Count::WrongExit as usize == 1) };
+        Ok(())
+    }
+}

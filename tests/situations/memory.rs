@@ -1,0 +1,64 @@
+//! A policy that would not fit in memory is refused before anything is touched.
+
+use crate::bed;
+use anyhow::{Result, ensure};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use wayfork::kernel::Kernel;
+use wayfork_tests::{Bed, POLICY};
+
+/// The address space that Wayfork gets: enough for [`POLICY`], too little for [`large`].
+const SPACE: &str = "--as=268435456";
+
+/// 40,000 rules more.
+fn large() -> String {
+    let mut policy = format!("{POLICY}\n[[rule]]\ntable = 111\nfrom = [\n");
+    for number in 0..40_000u32 {
+        // Writing to a String does not fail.
+        writeln!(policy, "\"10.{}.{}.{}/31\",", 100 + (number >> 15), number >> 7 & 255, number << 1 & 255)
+            .unwrap_or_default();
+    }
+    policy + "]\n"
+}
+
+fn prlimit(bed: &Bed, args: &[&str], input: &str) -> Result<Output> {
+    let mut command = Command::new("prlimit");
+    command.arg(SPACE).args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = bed.lab.netns("router")?.spawn(command)?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // One that has ended says why.
+        pipe.write_all(input.as_bytes()).ok();
+    }
+    Ok(child.wait_with_output()?)
+}
+
+fn refused(output: &Output) -> Result<()> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let says = |text: &str| said.contains(text);
+    ensure!(output.status.code() == Some(3), "{}: {said}", output.status);
+    ensure!(says("would not fit in memory") && says("RLIMIT_AS") && says("needs about") && says("MiB"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn what_would_not_fit_is_refused_at_the_start_and_at_a_reload() -> Result<()> {
+    let mut bed = bed!();
+    let before = bed.kernel(|kernel| kernel.host())?;
+    let exe = bed.exe().to_string_lossy().into_owned();
+    refused(&prlimit(&bed, &[&exe, "run", "-"], &large())?)?;
+    let after = bed.kernel(|kernel| kernel.host())?;
+    ensure!(before.rules == after.rules && before.routes == after.routes, "something was touched");
+
+    let daemon = bed.run("ebpf", POLICY)?;
+    bed.expect_soon("isp2")?;
+    let rules = bed.kernel(|kernel| kernel.rules())?;
+    prlimit(&bed, &["--pid", &daemon.pid().to_string()], "")?;
+    refused(&bed.wayfork_with(&["reload", "-"], &large())?)?;
+    ensure!(bed.kernel(|kernel| kernel.rules())? == rules, "something was touched");
+    bed.expect("isp2")?;
+    // One that fits is still taken.
+    ensure!(bed.wayfork_with(&["reload", "-"], POLICY)?.status.success(), "{}", daemon.log());
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
