@@ -47,16 +47,24 @@ fn moved(plan: &Plan) -> Vec<u32> {
 fn reload(driver: &Driver, ready: &Ready, sections: &[u32], moved: &[u32]) -> Result<UpdateRow> {
     let (plan, pid) = (ready.plan, ready.pid().ok_or_else(|| Error::invalid("a router that runs"))?);
     let policy = ready.policy(sections).ok_or_else(|| Error::invalid("a path with a policy"))?;
-    let switch = Switch::among(loading::maps(pid).into_keys())?;
+    let mut off = Off::new(Switch::among(loading::maps(pid).into_keys())?);
     loading::forget_peak(pid)?;
     let before = ready.actions()?.unwrap_or_default();
     let (stop, mut maps) = (AtomicBool::new(false), 0);
-    let mut seen = Seen::new(&plan, moved, switch);
+    let mut seen = Seen::new(&plan, moved);
     let took = std::thread::scope(|scope| {
         let sender = scope.spawn(|| driver.stream(ready, &stop, &mut |burst| seen.note(burst)));
         std::thread::sleep(AROUND);
-        let took = ready.reload(&policy, &mut || maps = maps.max(loading::maps(pid).values().sum()));
-        std::thread::sleep(AROUND);
+        let took = ready.reload(&policy, &mut || {
+            maps = maps.max(loading::maps(pid).values().sum());
+            off.look();
+        });
+        // The kernel may have told of something meanwhile: then it is all read once more.
+        let end = Instant::now() + AROUND;
+        while Instant::now() < end {
+            off.look();
+            std::thread::sleep(Duration::from_millis(1));
+        }
         stop.store(true, Relaxed);
         let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         sent.and(took)
@@ -78,7 +86,7 @@ fn reload(driver: &Driver, ready: &Ready, sections: &[u32], moved: &[u32]) -> Re
         mixed_bursts: Some(seen.mixed),
         by_stack: Some(passed),
         by_resync: Some(more("pass: resync")),
-        off_ms: seen.off.map(|off| off.as_secs_f64() * 1e3),
+        off_ms: off.time.map(|time| time.as_secs_f64() * 1e3),
         peak_bytes: loading::memory(pid).peak,
         map_bytes: Some(maps).filter(|bytes| *bytes > 0),
         ..UpdateRow::new("reload", "rules", plan.rules, rules::family(&plan), Some(took.as_secs_f64() * 1e3))
@@ -94,45 +102,55 @@ enum Side {
     Mixed,
 }
 
+/// How long the program did not decide.
+struct Off {
+    switch: Option<Switch>,
+    /// None where it cannot be told.
+    time: Option<Duration>,
+    since: Instant,
+    was_on: bool,
+}
+
+impl Off {
+    fn new(switch: Option<Switch>) -> Self {
+        Off { time: switch.as_ref().map(|_| Duration::ZERO), switch, since: Instant::now(), was_on: true }
+    }
+
+    /// Has to be called often: the time between two looks is off where either was.
+    fn look(&mut self) {
+        let on = self.switch.as_ref().is_none_or(|switch| switch.is_on().unwrap_or(false));
+        let now = Instant::now();
+        if !on || !self.was_on {
+            self.time = self.time.map(|time| time + (now - self.since));
+        }
+        (self.since, self.was_on) = (now, on);
+    }
+}
+
 /// What became of the packets.
 #[derive(Debug)]
 struct Seen {
     /// Of the packets of a burst, how many belong to rules that move.
     share: u64,
-    switch: Option<Switch>,
     sent: u64,
     arrived: u64,
     /// Arrived, but as neither policy has it.
     wrong: u64,
     mixed: u64,
     last: Option<Side>,
-    /// How long the program did not decide; None where that cannot be told.
-    off: Option<Duration>,
-    since: Instant,
-    was_on: bool,
 }
 
 impl Seen {
-    fn new(plan: &Plan, moved: &[u32], switch: Option<Switch>) -> Self {
+    fn new(plan: &Plan, moved: &[u32]) -> Self {
         let flows = u64::from(Flows::Few.mask()) + 1;
         let of_moved = |flow: &u64| moved.contains(&plan.section(plan.rule_of(*flow as u32)));
         let share = (0..flows).filter(of_moved).count() as u64 * u64::from(Burst::PACKETS) / flows;
-        Seen {
-            share,
-            off: switch.as_ref().map(|_| Duration::ZERO),
-            switch,
-            sent: 0,
-            arrived: 0,
-            wrong: 0,
-            mixed: 0,
-            last: None,
-            since: Instant::now(),
-            was_on: true,
-        }
+        Seen { share, sent: 0, arrived: 0, wrong: 0, mixed: 0, last: None }
     }
 
     /// Hears of a burst once all of it has arrived, or no more will.
-    fn note(&mut self, burst: &Burst) -> Result<()> {
+    fn note(&mut self, burst: &Burst) {
+        const { assert!(Count::Right as usize == 0 && Count::WrongExit as usize == 1) };
         let [right, exit, ..] = burst.counts;
         self.sent += burst.sent;
         self.arrived += burst.arrived();
@@ -144,13 +162,5 @@ impl Seen {
         };
         self.mixed += u64::from(side == Side::Mixed);
         self.last = Some(side);
-        let on = self.switch.as_ref().map(Switch::is_on).transpose()?.unwrap_or(true);
-        let now = Instant::now();
-        if !on || !self.was_on {
-            self.off = self.off.map(|off| off + (now - self.since));
-        }
-        (self.since, self.was_on) = (now, on);
-        const { assert!(Count::Right as usize == 0 && Count::WrongExit as usize == 1) };
-        Ok(())
     }
 }

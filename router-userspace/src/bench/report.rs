@@ -224,7 +224,7 @@ pub struct UpdateRow {
     pub lost: Option<u64>,
     /// How many arrived as neither the old nor the new policy has it.
     pub wrong: Option<u64>,
-    /// Bursts of 16 packets of which some went by the old and some by the new policy.
+    /// Bursts of 128 packets of which some went by the old and some by the new policy.
     pub mixed_bursts: Option<u64>,
     /// Packets that the fast path passed to the stack, for whatever reason.
     pub by_stack: Option<u64>,
