@@ -222,3 +222,6 @@ fn segments(rules: &[Span], chains: &mut Vec<u32>) -> Vec<Segment<u128>> {
 fn narrow(segment: &Segment<u128>) -> Option<Segment<u32>> {
     Some(Segment { first: u32::try_from(segment.first).ok()?, value: segment.value })
 }
+
+#[cfg(test)]
+mod tests;

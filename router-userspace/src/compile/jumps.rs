@@ -81,3 +81,6 @@ impl Cover {
 fn within(inner: &AddrWords, inner_mask: &AddrWords, value: &AddrWords, mask: &AddrWords) -> bool {
     (0..4).all(|word| inner_mask[word] & mask[word] == mask[word] && (inner[word] ^ value[word]) & mask[word] == 0)
 }
+
+#[cfg(test)]
+mod tests;
