@@ -58,10 +58,13 @@ fn a_few_rules_are_tried_one_by_one() {
     assert_eq!(filters(&compiled((0..6).map(|_| from(1)).collect())), []);
 }
 
+/// The selectors of the rule of that number.
+type Make = fn(u32) -> Selectors;
+
 #[test]
 fn every_selector_of_many_values_is_looked_up() {
     let port = |port| Some(Ports::one(port));
-    let cases: [(fn(u32) -> Selectors, (u32, u32)); 5] = [
+    let cases: [(Make, (u32, u32)); 5] = [
         (from, (FILTER_FROM, 0)),
         (|n| Selectors { to: format!("10.0.{n}.0/24").parse().ok(), ..Selectors::default() }, (FILTER_TO, 0)),
         (|n| marked(n, 0xff), (FILTER_MARK, 0xff)),
