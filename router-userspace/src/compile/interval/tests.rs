@@ -64,7 +64,25 @@ fn prefix6() -> impl Strategy<Value = Range<u128>> {
     })
 }
 
+/// What segments say of a key.
+fn at<K: Key>(segments: &[Segment<K>], key: K) -> u32 {
+    segments.iter().rev().find(|segment| segment.first <= key).map_or(NOTHING, |segment| segment.value)
+}
+
 proptest! {
+    #[test]
+    fn what_is_laid_over_counts_where_it_says_anything(lower in vec(prefix4(), 0..20), upper in vec(prefix4(), 0..8)) {
+        let both = overlay(lower.clone(), upper.clone());
+        prop_assert!(both.windows(2).all(|pair| pair[0].first < pair[1].first && pair[0].value != pair[1].value));
+        let all = [lower.clone(), upper.clone()].concat();
+        let beside = |key: u32| [key.wrapping_sub(1), key, key.wrapping_add(1)];
+        for key in boundaries(&all, beside, [0, u32::MAX]) {
+            let above = naive(&upper, key);
+            let wanted = if above == NOTHING { naive(&lower, key) } else { above };
+            prop_assert_eq!(at(&both, key), wanted, "{:#x}", key);
+        }
+    }
+
     #[test]
     fn the_longest_ipv4_prefix_gives_the_value(ranges in vec(prefix4(), 0..300), more in vec(any::<u32>(), 20)) {
         holds32(&ranges, &more)?;
