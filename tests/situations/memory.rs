@@ -9,12 +9,12 @@ use wayfork::kernel::Kernel;
 use wayfork_tests::{Bed, POLICY};
 
 /// The address space that Wayfork gets: enough for [`POLICY`], too little for [`large`].
-const SPACE: &str = "--as=268435456";
+const SPACE: &str = "--as=536870912";
 
-/// 40,000 rules more.
+/// 120,000 rules more.
 fn large() -> String {
-    let mut policy = format!("{POLICY}\n[[rule]]\ntable = 111\nfrom = [\n");
-    for number in 0..40_000u32 {
+    let mut policy = format!("{POLICY}\n[[rule]]\npriority = 20000\ntable = 111\nfrom = [\n");
+    for number in 0..120_000u32 {
         // Writing to a String does not fail.
         writeln!(policy, "\"10.{}.{}.{}/31\",", 100 + (number >> 15), number >> 7 & 255, number << 1 & 255)
             .unwrap_or_default();
@@ -23,8 +23,14 @@ fn large() -> String {
 }
 
 fn prlimit(bed: &Bed, args: &[&str], input: &str) -> Result<Output> {
-    let mut command = Command::new("prlimit");
-    command.arg(SPACE).args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // One that is taken would run for ever.
+    let mut command = Command::new("timeout");
+    command
+        .args(["60", "prlimit", SPACE])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = bed.lab.netns("router")?.spawn(command)?;
     if let Some(mut pipe) = child.stdin.take() {
         // One that has ended says why.
