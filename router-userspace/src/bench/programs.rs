@@ -31,14 +31,6 @@ pub fn alone(driver: &mut Driver, ready: &Ready) -> Result<Option<ProgramRow>> {
                     program.map_err(|error| Error::new("load the program", std::io::Error::other(error)))?;
                 let context = Context { ifindex: index::IN, ..Context::default() };
                 let repeat = REPEAT.min(10_000_000 / ready.plan.rules);
-                for n in 0..9u32 {
-                    let context = Context { ifindex: index::IN, mark: 0xbeef0000 + n, ..Context::default() };
-                    let mut best = u128::MAX;
-                    for _ in 0..7 {
-                        best = best.min(program.time(&frame, context, 1000000)?.as_nanos());
-                    }
-                    eprintln!("stop {n}: {best} ns");
-                }
                 Ok::<_, Error>(program.time(&frame, context, repeat)?)
             })??;
             (fastpath::PROBE, time)
