@@ -151,7 +151,13 @@ fn a_forwarded_packet_belongs_to_the_root_of_those_who_own_the_namespace() {
     // Says that it is there, and stays until its input ends.
     unshare.args(["--user", "--net", "sh", "-c", "echo; read line"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = unshare.spawn().unwrap();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    if said.is_empty() {
+        // The kernel refuses them to who was put under another root, for one (`create_user_ns`).
+        eprintln!("SKIPPED: uidrange of other users: no user namespace can be made here: {:?}", child.wait().unwrap());
+        return;
+    }
     let pid = child.id().to_string();
     let proc = Path::new("/proc").join(&pid);
     for map in ["uid_map", "gid_map"] {
