@@ -8,11 +8,15 @@ use crate::interval::{NOTHING, Tree};
 use crate::layout::*;
 use crate::packet::{IPV4, IPV6, Packet, SEGMENT_UNKNOWN};
 use crate::parse::is_link_local6;
-use crate::steps::{Lists, Walk, end, find_addr};
+use crate::steps::{Lists, Walk, end, filter_step, find_addr, mark_step, rule_step};
 use crate::verdict::{Action, PassReason, Verdict};
 
-/// The other tables, and the loops over [`Lists`], which the eBPF program runs by `bpf_loop`.
-pub trait Tables: Lists {
+/// The other tables, and the loops over [`Lists`], which the eBPF program runs by `bpf_loop` in ways of its own.
+pub trait Tables {
+    /// What the steps of a walk look at.
+    type Lists: Lists;
+    /// What the steps of a walk look at.
+    fn lists(&self) -> &Self::Lists;
     /// `LINKS[index]`.
     fn link(&self, index: u32) -> Option<&LinkEntry>;
     /// `GATEWAYS[index]`.
@@ -28,11 +32,29 @@ pub trait Tables: Lists {
     /// Keeps what a walk has found for a packet that came with this mark ([`crate::layout::Flow::keep`]).
     fn keep(&self, epoch: u32, mark: u32, walk: &Walk);
     /// Calls [`crate::steps::mark_step`] until it says false, at most `times` times.
-    fn rewrite_mark(&self, walk: &mut Walk, times: u32);
+    fn rewrite_mark(&self, walk: &mut Walk, times: u32) {
+        repeat(self.lists(), walk, times, mark_step::<true>, mark_step::<false>)
+    }
     /// Calls [`crate::steps::filter_step`] until it says false, at most `times` times.
-    fn look_up_filters(&self, walk: &mut Walk, times: u32);
+    fn look_up_filters(&self, walk: &mut Walk, times: u32) {
+        repeat(self.lists(), walk, times, filter_step::<true>, filter_step::<false>)
+    }
     /// Calls [`crate::steps::rule_step`] until it says false, at most `times` times.
-    fn walk_rules(&self, walk: &mut Walk, times: u32);
+    fn walk_rules(&self, walk: &mut Walk, times: u32) {
+        repeat(self.lists(), walk, times, rule_step::<true>, rule_step::<false>)
+    }
+}
+
+/// Runs a step of the packet's family until it says false.
+fn repeat<L>(
+    lists: &L,
+    walk: &mut Walk,
+    times: u32,
+    v4: impl Fn(&L, &mut Walk) -> bool,
+    v6: impl Fn(&L, &mut Walk) -> bool,
+) {
+    let ipv4 = walk.packet.family == IPV4;
+    (0..times).all(|_| if ipv4 { v4(lists, walk) } else { v6(lists, walk) });
 }
 
 /// What is to be done with a packet.
@@ -150,7 +172,7 @@ pub fn decide(
     }
     match walk.end {
         end::ROUTE => {
-            let Some(route) = tables.route(walk.route) else { return outcome.leave(PassReason::Resync) };
+            let Some(route) = tables.lists().route(walk.route) else { return outcome.leave(PassReason::Resync) };
             let Some(egress) = tables.link(route.egress) else { return outcome.leave(PassReason::EgressInterface) };
             outcome.verdict = Verdict::Forward as u8;
             outcome.route = walk.route;
@@ -209,7 +231,7 @@ fn find(tables: &impl Tables, config: &Config, ingress: &LinkEntry, walk: &mut W
     }
     // IPv6 forwards whatever the source, but for those that the parser refuses (`ip6_forward()`).
     if ipv4 && walk.end == end::ROUTE {
-        let source = tables.find32(config.sources, u32::from_be(walk.packet.src[0]));
+        let source = tables.lists().find32(config.sources, u32::from_be(walk.packet.src[0]));
         walk.source = if source == NOTHING { 0 } else { source };
         if walk.source & SOURCE_DOUBTFUL != 0 && source_is_refused(tables, ingress, walk, back) {
             walk.pass(PassReason::Source);
@@ -220,7 +242,7 @@ fn find(tables: &impl Tables, config: &Config, ingress: &LinkEntry, walk: &mut W
 /// Walks one list. False where there is none.
 #[inline(always)]
 fn walk_list(tables: &impl Tables, walk: &mut Walk, index: u32) -> bool {
-    let Some(list) = tables.list(index) else { return false };
+    let Some(list) = tables.lists().list(index) else { return false };
     walk.begin(index, list);
     if list.filters != 0 {
         tables.look_up_filters(walk, MAX_FILTERS as u32);
@@ -233,9 +255,11 @@ fn walk_list(tables: &impl Tables, walk: &mut Walk, index: u32) -> bool {
 #[inline(always)]
 fn is_exception(tables: &impl Tables, config: &Config, packet: &Packet) -> bool {
     if packet.family == IPV4 {
-        config.exceptions4 != Tree::EMPTY && find_addr::<true>(tables, config.exceptions4, &packet.dst) != NOTHING
+        config.exceptions4 != Tree::EMPTY
+            && find_addr::<true>(tables.lists(), config.exceptions4, &packet.dst) != NOTHING
     } else {
-        config.exceptions6 != Tree::EMPTY && find_addr::<false>(tables, config.exceptions6, &packet.dst) != NOTHING
+        config.exceptions6 != Tree::EMPTY
+            && find_addr::<false>(tables.lists(), config.exceptions6, &packet.dst) != NOTHING
     }
 }
 
@@ -244,7 +268,9 @@ fn is_exception(tables: &impl Tables, config: &Config, packet: &Packet) -> bool 
 #[inline(always)]
 fn source_is_refused(tables: &impl Tables, ingress: &LinkEntry, walk: &Walk, back: &mut Walk) -> bool {
     let packet = &walk.packet;
-    let Some(egress) = tables.route(walk.route).and_then(|route| tables.link(route.egress)) else { return true };
+    let Some(egress) = tables.lists().route(walk.route).and_then(|route| tables.link(route.egress)) else {
+        return true;
+    };
     let there = &mut back.packet;
     (there.src[0], there.dst[0]) = (packet.dst[0], packet.src[0]);
     (there.sport, there.dport) = (packet.dport, packet.sport);

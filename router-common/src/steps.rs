@@ -165,6 +165,15 @@ impl Walk {
         false
     }
 
+    /// Left to the stack for what the route says.
+    #[inline(always)]
+    fn leave_at(&mut self, route: &RouteEntry, leads_out: u32) -> bool {
+        self.end = end::PASS;
+        self.reason = u32::from(route.reason);
+        self.leads_out = leads_out;
+        false
+    }
+
     #[inline(always)]
     fn refuse(&mut self, verdict: Verdict) -> bool {
         self.end = end::REFUSED;
@@ -383,10 +392,7 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, action: &Acti
         }
         if action.suppress_ifgroup != NO_GROUP {
             if route.certain & ROUTE_HAS_GROUP == 0 {
-                walk.end = end::PASS;
-                walk.reason = u32::from(route.reason);
-                walk.leads_out = 0;
-                return false;
+                return walk.leave_at(route, 0);
             }
             if action.suppress_ifgroup == route.group {
                 return walk.nothing_decided();
@@ -403,11 +409,6 @@ fn table_step<const V4: bool>(lists: &impl Lists, walk: &mut Walk, action: &Acti
         ROUTE_BLACKHOLE => walk.refuse(Verdict::Blackhole),
         ROUTE_UNREACHABLE => walk.refuse(Verdict::Unreachable),
         ROUTE_PROHIBIT => walk.refuse(Verdict::Prohibit),
-        _ => {
-            walk.end = end::PASS;
-            walk.reason = u32::from(route.reason);
-            walk.leads_out = route.certain & ROUTE_LEADS_OUT;
-            false
-        }
+        _ => walk.leave_at(route, route.certain & ROUTE_LEADS_OUT),
     }
 }

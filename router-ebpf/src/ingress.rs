@@ -92,7 +92,7 @@ fn try_decide<const PROBE: bool>(skb: &Skb, state: &mut State) -> Result<(), Pas
     let block = if PROBE { 0 } else { 1 + unsafe { bpf_get_smp_processor_id() } };
     let maps = Maps { skb, flows: block * FLOWS_PER_CPU };
     // NOTHING is no entry.
-    let ingress = maps.link(maps.find32(config.links, skb.ifindex())).ok_or(PassReason::UnknownInterface)?;
+    let ingress = maps.link(maps.lists().find32(config.links, skb.ifindex())).ok_or(PassReason::UnknownInterface)?;
     if ingress.may == MAY_PASS {
         return Err(PassReason::InterfacePass);
     }

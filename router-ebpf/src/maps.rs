@@ -163,33 +163,14 @@ impl Maps<'_> {
     }
 }
 
-/// Hands the look-ups of [`Lists`] on to [`MapLists`].
-macro_rules! lists {
-    ($($name:ident($($argument:ident: $kind:ty),*) -> $result:ty;)*) => {
-        impl Lists for Maps<'_> {
-            $(#[inline(always)] fn $name(&self $(, $argument: $kind)*) -> $result { LISTS_OF_MAPS.$name($($argument),*) })*
-        }
-    };
-}
-
-static LISTS_OF_MAPS: MapLists = MapLists;
-
-lists! {
-    list(index: u32) -> Option<&ListEntry>;
-    rule(index: u32) -> Option<&RuleEntry>;
-    step(index: u32) -> Option<&StepEntry>;
-    action(index: u32) -> Option<&ActionEntry>;
-    selectors(index: u32) -> Option<&Selectors>;
-    chain(index: u32) -> Option<&u32>;
-    table(index: u32) -> Option<&TableEntry>;
-    route(index: u32) -> Option<&RouteEntry>;
-    mark_entry(index: u32) -> Option<&MarkEntry>;
-    find32(tree: Tree, key: u32) -> u32;
-    find128(tree: Tree, key: &[u32; 4]) -> u32;
-    seconds() -> u32;
-}
-
 impl Tables for Maps<'_> {
+    type Lists = MapLists;
+
+    #[inline(always)]
+    fn lists(&self) -> &MapLists {
+        &MapLists
+    }
+
     #[inline(always)]
     fn link(&self, index: u32) -> Option<&LinkEntry> {
         LINKS.get(index)

@@ -5,7 +5,7 @@ use router_common::classify::Tables;
 use router_common::interval::{NOTHING, Tree};
 use router_common::layout::*;
 use router_common::packet::IPV4;
-use router_common::steps::{Lists, Walk, filter_step, mark_step, rule_step};
+use router_common::steps::{Lists, Walk};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
@@ -280,18 +280,11 @@ impl Lists for Laid {
     }
 }
 
-/// Runs a step of the packet's family until it says false.
-macro_rules! run {
-    ($step:ident, $lists:expr, $walk:expr, $times:expr) => {
-        if $walk.packet.family == IPV4 {
-            (0..$times).all(|_| $step::<true>($lists, $walk));
-        } else {
-            (0..$times).all(|_| $step::<false>($lists, $walk));
-        }
-    };
-}
-
 impl Tables for Laid {
+    type Lists = Self;
+    fn lists(&self) -> &Self {
+        self
+    }
     fn link(&self, index: u32) -> Option<&LinkEntry> {
         self.links.get(index as usize)
     }
@@ -320,14 +313,5 @@ impl Tables for Laid {
         let mut flows = flows.borrow_mut();
         let (flow, rest) = flows.entry(Flow::place(&walk.packet, mark)).or_insert_with(|| (zeroed(), zeroed()));
         flow.keep(rest, epoch, mark, walk);
-    }
-    fn rewrite_mark(&self, walk: &mut Walk, times: u32) {
-        run!(mark_step, self, walk, times);
-    }
-    fn look_up_filters(&self, walk: &mut Walk, times: u32) {
-        run!(filter_step, self, walk, times);
-    }
-    fn walk_rules(&self, walk: &mut Walk, times: u32) {
-        run!(rule_step, self, walk, times);
     }
 }

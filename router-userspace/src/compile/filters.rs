@@ -2,6 +2,7 @@
 
 use super::interval::{self, Key, Segment, tree32, tree128};
 use super::lists::Candidate;
+use super::selectors::selects_nothing;
 use crate::model::Family;
 use router_common::interval::{Line, NOTHING};
 use router_common::layout::{
@@ -108,10 +109,8 @@ fn spans(selectors: &Selectors, family: Family) -> Vec<(By, u128, u128)> {
         let value = u128::from(selectors.mark & selectors.mark_mask);
         spans.push(((FILTER_MARK, selectors.mark_mask), value, value));
     }
-    for (by, flag, [first, last], whole) in [
-        (FILTER_SPORT, SELECT_SPORT, selectors.sport, ports(u16::MAX, 0)),
-        (FILTER_DPORT, SELECT_DPORT, selectors.dport, ports(0, u16::MAX)),
-    ] {
+    for (by, [first, last]) in [(FILTER_SPORT, selectors.sport), (FILTER_DPORT, selectors.dport)] {
+        let (flag, whole) = port_words(by);
         if selectors.flags & flag != 0 {
             spans.push(((by, 0), first.into(), last.into()));
         } else if selectors.flags & SELECT_PORTS != 0 && selectors.ports_mask & whole == whole {
@@ -137,11 +136,7 @@ fn looks_at_nothing_but(selectors: &Selectors, by: u32) -> bool {
         FILTER_TO => (rest.to, rest.to_mask) = ([0; 4], [0; 4]),
         FILTER_MARK => (rest.mark, rest.mark_mask) = (0, 0),
         FILTER_SPORT | FILTER_DPORT => {
-            let (flag, whole) = if by == FILTER_SPORT {
-                (SELECT_SPORT, ports(u16::MAX, 0))
-            } else {
-                (SELECT_DPORT, ports(0, u16::MAX))
-            };
+            let (flag, whole) = port_words(by);
             if rest.flags & flag != 0 {
                 rest.flags &= !flag;
             } else {
@@ -153,12 +148,12 @@ fn looks_at_nothing_but(selectors: &Selectors, by: u32) -> bool {
         }
         _ => return false,
     }
-    rest.flags == 0
-        && rest.mark_mask == 0
-        && rest.flow_mask == 0
-        && rest.ports_mask == 0
-        && rest.from_mask == [0; 4]
-        && rest.to_mask == [0; 4]
+    selects_nothing(&rest)
+}
+
+/// The flag of a range of ports on one side, and the mask of one whole port there.
+fn port_words(by: u32) -> (u32, u32) {
+    if by == FILTER_SPORT { (SELECT_SPORT, ports(u16::MAX, 0)) } else { (SELECT_DPORT, ports(0, u16::MAX)) }
 }
 
 /// Leaves out the widest spans where all chains together would become too long.

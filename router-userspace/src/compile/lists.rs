@@ -4,16 +4,16 @@ use super::below::has_tunnel_key;
 use super::filters::{self, Place};
 use super::jumps::drop_needless;
 use super::routes::Tables;
-use super::selectors::{flow_words, select_ports};
+use super::selectors::{Looks, selects_nothing};
 use super::slots::CounterSlots;
-use super::{Generation, Input, TooLarge, words};
+use super::{Generation, Input, TooLarge};
 use crate::model::{Family, Host, Link, PRIORITY_MAIN, Rule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 use bytemuck::Zeroable;
 use router_common::layout::{
     ACT_BLACKHOLE, ACT_GOTO, ACT_PROHIBIT, ACT_TABLE, ACT_UNREACHABLE, ACT_UNSEEN, ActionEntry, ListEntry, MAX_FILTERS,
-    MAX_RULES, NO_GROUP, NO_RULE, RULE_FALLBACK, RULE_NOT, RULE_SELECTS, RULE_UNSEEN, RuleEntry, SELECT_IPPROTO,
-    Selectors, StepEntry,
+    MAX_RULES, NO_GROUP, NO_RULE, RULE_FALLBACK, RULE_NOT, RULE_SELECTS, RULE_UNSEEN, RuleEntry, Selectors, StepEntry,
 };
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
 
 /// A rule that can match in some list, before its place there is known.
@@ -41,6 +41,8 @@ enum Meets {
 pub(super) struct RuleLists<'a> {
     host: &'a Host,
     family: Family,
+    /// There is a VRF on this host.
+    has_vrfs: bool,
     rules: Vec<&'a Rule>,
     /// The counter of each rule, and whether the stack is to carry out what it decides.
     counters: Vec<(u32, bool)>,
@@ -74,8 +76,9 @@ impl<'a> RuleLists<'a> {
             selectors.iif.is_some() || selectors.l3mdev || selectors.tun_id.is_some_and(|id| id != 0)
         };
         let dependent = (0..rules.len()).filter(|index| looks(rules[*index])).collect();
-        let known = HashMap::new();
-        RuleLists { host, family, rules, counters, first_of, tables, classes: &input.mark_classes, dependent, known }
+        let has_vrfs = host.links.values().any(is_vrf);
+        let (known, classes) = (HashMap::new(), &input.mark_classes);
+        RuleLists { host, family, has_vrfs, rules, counters, first_of, tables, classes, dependent, known }
     }
 
     /// Whether the kernel may look into `local` and `main` whatever the list says: IPv6 does until a rule is added
@@ -92,12 +95,13 @@ impl<'a> RuleLists<'a> {
     pub fn forward(&mut self, link: &Link, generation: &mut Generation) -> Result<u32, TooLarge> {
         let host = self.host;
         let vrf = vrf_of(link, host);
-        let tunnel = if has_tunnel_key(host, link) { Meets::Unseen } else { Meets::No };
+        // Looked for where a rule asks: it takes a look at all interfaces.
+        let tunnel = LazyCell::new(|| if has_tunnel_key(host, link) { Meets::Unseen } else { Meets::No });
         self.list(generation, |rule| {
             all_of([
                 rule.selectors.iif.as_ref().map(|iif| comes_in_by(rule, iif, link, host)),
                 rule.selectors.l3mdev.then_some(if vrf.is_some() { Meets::Unseen } else { Meets::No }),
-                rule.selectors.tun_id.filter(|id| *id != 0).map(|_| tunnel),
+                rule.selectors.tun_id.filter(|id| *id != 0).map(|_| *tunnel),
             ])
         })
     }
@@ -106,7 +110,7 @@ impl<'a> RuleLists<'a> {
     /// interface there (`__fib_validate_source`, net/ipv4/fib_frontend.c): no tunnel, and the VRF that the packet came from.
     pub fn back(&mut self, link: &Link, generation: &mut Generation) -> Result<u32, TooLarge> {
         let host = self.host;
-        let vrfs = host.links.values().any(|link| link.kind == "vrf");
+        let vrfs = self.has_vrfs;
         self.list(generation, |rule| {
             all_of([
                 rule.selectors
@@ -299,9 +303,12 @@ fn comes_in_by(rule: &Rule, iif: &str, link: &Link, host: &Host) -> Meets {
 
 /// The VRF that an interface is or belongs to (`l3mdev_master_ifindex_rcu`, net/l3mdev/l3mdev.c).
 fn vrf_of(link: &Link, host: &Host) -> Option<u32> {
-    let is_vrf = |link: &&Link| link.kind == "vrf";
     let master = || link.master.and_then(|master| host.links.get(&master));
-    Some(link).filter(is_vrf).or_else(|| master().filter(is_vrf)).map(|vrf| vrf.index)
+    Some(link).filter(|link| is_vrf(link)).or_else(|| master().filter(|link| is_vrf(link))).map(|vrf| vrf.index)
+}
+
+fn is_vrf(link: &Link) -> bool {
+    link.kind == "vrf"
 }
 
 /// What is left of a rule for a packet that meets what it says of interfaces, or not: its flags and selectors. None where it can
@@ -310,7 +317,6 @@ fn vrf_of(link: &Link, host: &Host) -> Option<u32> {
 /// Follows `fib_rule_match()` (net/core/fib_rules.c) for a forwarded packet: no outgoing interface yet, user id 0.
 fn residual(rule: &Rule, meets: Meets, host: &Host) -> Option<(u32, Selectors)> {
     let selectors = &rule.selectors;
-    let mut entry = Selectors::zeroed();
     let mut unseen = meets == Meets::Unseen || !selectors.unknown.is_empty();
     let mut known = meets != Meets::No && selectors.oif.is_none();
     match selectors.uidrange {
@@ -321,22 +327,8 @@ fn residual(rule: &Rule, meets: Meets, host: &Host) -> Option<(u32, Selectors)> 
     }
     if !known {
         // One selector fails for certain: the conjunction is false, and `not` makes it true, always.
-        return selectors.not.then_some((0, entry));
+        return selectors.not.then_some((0, Selectors::zeroed()));
     }
-    (entry.mark, entry.mark_mask) = selectors.fwmark.unwrap_or((0, 0));
-    if let Some(net) = selectors.from {
-        (entry.from, entry.from_mask) = words::prefix(net);
-    }
-    if let Some(net) = selectors.to {
-        (entry.to, entry.to_mask) = words::prefix(net);
-    }
-    if let Some(proto) = selectors.ipproto
-        && proto != 0
-    {
-        entry.flags |= SELECT_IPPROTO;
-        entry.ipproto = u32::from(proto);
-    }
-    select_ports(&mut entry, selectors.sport, selectors.dport);
     // `fib4_rule_match` compares tos after masking the packet's octet with INET_DSCP_LEGACY_TOS_MASK (0x1c);
     // `fib6_rule_match` compares the whole DSCP.
     let tos_mask = match rule.family {
@@ -345,16 +337,18 @@ fn residual(rule: &Rule, meets: Meets, host: &Host) -> Option<(u32, Selectors)> 
     };
     let tos = (selectors.tos != 0).then_some((selectors.tos, tos_mask));
     let class = selectors.dscp.map(|(value, mask)| (value << 2, mask << 2)).or(tos);
-    (entry.flow, entry.flow_mask) = flow_words(class, selectors.flowlabel);
-    let selects = entry.flags != 0
-        || entry.mark_mask != 0
-        || entry.flow_mask != 0
-        || entry.from_mask != [0; 4]
-        || entry.to_mask != [0; 4];
-    let mut flags = 0;
-    if selects {
-        flags |= RULE_SELECTS;
+    let words = Looks {
+        fwmark: selectors.fwmark,
+        from: selectors.from,
+        to: selectors.to,
+        ipproto: selectors.ipproto.filter(|proto| *proto != 0),
+        sport: selectors.sport,
+        dport: selectors.dport,
+        class,
+        flowlabel: selectors.flowlabel,
     }
+    .words();
+    let mut flags = if selects_nothing(&words) { 0 } else { RULE_SELECTS };
     if unseen {
         flags |= RULE_UNSEEN;
     }
@@ -364,7 +358,7 @@ fn residual(rule: &Rule, meets: Meets, host: &Host) -> Option<(u32, Selectors)> 
         }
         flags |= RULE_NOT;
     }
-    Some((flags, entry))
+    Some((flags, words))
 }
 
 #[cfg(test)]

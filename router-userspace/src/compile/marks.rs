@@ -1,11 +1,10 @@
 //! The `[[mark]]` statements, and the bits for members of sets.
 
 use super::interval::{self, Range, flatten, tree32, tree128};
-use super::selectors::{flow_words, select_ports};
-use super::words;
+use super::selectors::Looks;
 use crate::model::{AddressSet, Family, Host, MarkRule, PrefixSet};
 use router_common::interval::{Line, Tree};
-use router_common::layout::{MARK_FROM_SET, MARK_TO_SET, MarkEntry, SELECT_IPPROTO};
+use router_common::layout::{MARK_FROM_SET, MARK_TO_SET, MarkEntry};
 use std::collections::HashMap;
 
 /// The trees of sets, each laid out once however many statements look at it.
@@ -53,21 +52,17 @@ pub(super) fn entry(
     entry.statement = mark.statement;
     entry.set_value = mark.value;
     entry.set_mask = mark.mask;
-    let words = &mut entry.selectors;
-    (words.mark, words.mark_mask) = selectors.fwmark.unwrap_or((0, 0));
-    if let Some(net) = selectors.from {
-        (words.from, words.from_mask) = words::prefix(net);
+    entry.selectors = Looks {
+        fwmark: selectors.fwmark,
+        from: selectors.from,
+        to: selectors.to,
+        ipproto: selectors.ipproto,
+        sport: selectors.sport,
+        dport: selectors.dport,
+        class: selectors.dscp.map(|(value, mask)| (value << 2, mask << 2)),
+        flowlabel: selectors.flowlabel,
     }
-    if let Some(net) = selectors.to {
-        (words.to, words.to_mask) = words::prefix(net);
-    }
-    if let Some(proto) = selectors.ipproto {
-        words.flags |= SELECT_IPPROTO;
-        words.ipproto = u32::from(proto);
-    }
-    select_ports(words, selectors.sport, selectors.dport);
-    let class = selectors.dscp.map(|(value, mask)| (value << 2, mask << 2));
-    (words.flow, words.flow_mask) = flow_words(class, selectors.flowlabel);
+    .words();
     if let Some(set) = &selectors.from_set {
         entry.sets |= MARK_FROM_SET;
         entry.from_set = sets.tree(set, mark.family, lines)?;

@@ -6,7 +6,7 @@ use router_common::classify::{Outcome, Tables, decide};
 use router_common::interval::{self, Tree};
 use router_common::layout::*;
 use router_common::packet::{IPV4, Packet};
-use router_common::steps::{Lists, Walk, filter_step, mark_step, rule_step};
+use router_common::steps::{Lists, Walk};
 
 /// The maps, as a generation fills them.
 pub(crate) struct Maps<'a> {
@@ -105,18 +105,11 @@ impl Lists for Maps<'_> {
     }
 }
 
-/// Runs a step of the packet's family until it says false.
-macro_rules! run {
-    ($step:ident, $lists:expr, $walk:expr, $times:expr) => {
-        if $walk.packet.family == IPV4 {
-            (0..$times).all(|_| $step::<true>($lists, $walk));
-        } else {
-            (0..$times).all(|_| $step::<false>($lists, $walk));
-        }
-    };
-}
-
 impl Tables for Maps<'_> {
+    type Lists = Self;
+    fn lists(&self) -> &Self {
+        self
+    }
     fn link(&self, index: u32) -> Option<&LinkEntry> {
         get(&self.generation.links, index)
     }
@@ -137,13 +130,4 @@ impl Tables for Maps<'_> {
         false
     }
     fn keep(&self, _epoch: u32, _mark: u32, _walk: &Walk) {}
-    fn rewrite_mark(&self, walk: &mut Walk, times: u32) {
-        run!(mark_step, self, walk, times);
-    }
-    fn look_up_filters(&self, walk: &mut Walk, times: u32) {
-        run!(filter_step, self, walk, times);
-    }
-    fn walk_rules(&self, walk: &mut Walk, times: u32) {
-        run!(rule_step, self, walk, times);
-    }
 }

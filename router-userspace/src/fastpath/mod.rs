@@ -105,11 +105,6 @@ impl FastPath {
         self.tables.pass_counters()
     }
 
-    /// Gives a rule's counter back: its slot will be another rule's.
-    pub fn reset_rule_counter(&mut self, counter: u32) {
-        self.tables.reset_rule_counter(counter);
-    }
-
     /// Writes what the program has to say to the log. Call it every second or so.
     pub fn poll_log(&mut self) {
         self.logger.flush();

@@ -65,16 +65,6 @@ impl Shared<Count> {
         // SAFETY: within the mapping and aligned; each number is read whole.
         unsafe { self.start.add(index as usize * Self::STRIDE).cast::<Count>().as_ptr().read_volatile() }
     }
-
-    /// Sets one entry to nothing.
-    pub fn clear(&mut self, index: u32) {
-        if (index as usize) < self.entries {
-            // SAFETY: within the mapping and aligned.
-            unsafe {
-                self.start.add(index as usize * Self::STRIDE).cast::<Count>().as_ptr().write_volatile(Count::default());
-            }
-        }
-    }
 }
 
 impl Shared<u64> {

@@ -174,12 +174,6 @@ impl Tables {
         sum
     }
 
-    pub fn reset_rule_counter(&mut self, slot: u32) {
-        for (cpu, action) in self.parts() {
-            self.rule_counters.clear(counter_index(cpu, action, slot, self.counters.0));
-        }
-    }
-
     /// Every CPU and every action that is counted.
     fn parts(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
         let cpus = self.counters.1;
