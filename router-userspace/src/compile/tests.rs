@@ -24,27 +24,15 @@ pub(super) fn link(index: u32, name: &str) -> Link {
 pub(super) fn route(table: u32, dst: &str, via: Option<&str>, dev: u32) -> Route {
     let dst: ipnet::IpNet = dst.parse().expect("a prefix");
     Route {
-        family: Family::of(dst.addr()),
-        table,
-        dst,
-        kind: RouteKind::Unicast,
-        src: None,
-        tos: 0,
-        metric: 0,
         protocol: 4,
         scope: if via.is_some() { 0 } else { 253 },
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
         nexthops: vec![NextHop {
             via: via.map(|via| via.parse().expect("an address")),
             dev,
             weight: 1,
             ..NextHop::default()
         }],
+        ..Route::to(table, dst, RouteKind::Unicast)
     }
 }
 

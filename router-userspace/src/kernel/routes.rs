@@ -109,22 +109,10 @@ pub(super) fn read_message(bytes: &[u8]) -> Decode<Option<Message>> {
     let kind = kind_of(header.kind.into());
     let flags = header.flags.bits();
     let mut route = Route {
-        family,
-        table: u32::from(header.table),
-        dst: family.default_prefix(),
-        kind,
-        src: None,
         tos: header.tos,
-        metric: 0,
         protocol: header.protocol.into(),
         scope: header.scope.into(),
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
-        nexthops: Vec::new(),
+        ..Route::to(u32::from(header.table), family.default_prefix(), kind)
     };
     let mut hop = hop(flags);
     let mut has_hop = false;

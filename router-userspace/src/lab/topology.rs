@@ -290,24 +290,7 @@ impl Lab {
 
 /// A unicast route without a next hop yet, as an administrator would add it.
 pub(super) fn plain_route(table: u32, dst: IpNet) -> Route {
-    Route {
-        family: Family::of(dst.addr()),
-        table,
-        dst,
-        kind: RouteKind::Unicast,
-        src: None,
-        tos: 0,
-        metric: 0,
-        protocol: libc::RTPROT_STATIC,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
-        nexthops: Vec::new(),
-    }
+    Route { protocol: libc::RTPROT_STATIC, ..Route::to(table, dst, RouteKind::Unicast) }
 }
 
 fn is_link_local(addr: IpAddr) -> bool {

@@ -294,22 +294,9 @@ fn want_routes(policy: &Policy, host: &Host, desired: &mut Desired) {
 /// What a strict table says where it has no route: no look-up goes on to the next rule.
 fn last_resort(family: Family, table: u32) -> Route {
     Route {
-        family,
-        table,
-        dst: family.default_prefix(),
-        kind: RouteKind::Unreachable,
-        src: None,
-        tos: 0,
         metric: u32::MAX,
         protocol: OWN_PROTOCOL,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
-        nexthops: Vec::new(),
+        ..Route::to(table, family.default_prefix(), RouteKind::Unreachable)
     }
 }
 

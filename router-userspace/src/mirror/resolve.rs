@@ -111,22 +111,13 @@ impl<'a> Resolver<'a> {
             partly,
         };
         let mut route = Route {
-            family: wanted.family,
-            table: wanted.table,
-            dst: wanted.to.trunc(),
-            kind: wanted.kind,
-            src: None,
             tos: wanted.tos,
             metric: metric(wanted.family, wanted.metric),
             protocol: OWN_PROTOCOL,
-            scope: 0,
             prefsrc: wanted.src,
             mtu: wanted.mtu,
-            mtu_locked: false,
-            expires: None,
-            pref: 0,
             nhid: wanted.nhid.unwrap_or(0),
-            nexthops: Vec::new(),
+            ..Route::to(wanted.table, wanted.to.trunc(), wanted.kind)
         };
         if let Some(source) = wanted.src.filter(|source| !self.host.addresses.iter().any(|own| own.addr == *source)) {
             return Resolved { route: None, waiting: vec![waiting(Reason::NoSource(source), false)] };

@@ -91,6 +91,28 @@ pub struct Route {
 }
 
 impl Route {
+    /// A route that says no more than that: of nobody's, without a next hop.
+    pub fn to(table: u32, dst: IpNet, kind: RouteKind) -> Route {
+        Route {
+            family: Family::of(dst.addr()),
+            table,
+            dst,
+            kind,
+            src: None,
+            tos: 0,
+            metric: 0,
+            protocol: 0,
+            scope: 0,
+            prefsrc: None,
+            mtu: None,
+            mtu_locked: false,
+            pref: 0,
+            expires: None,
+            nhid: 0,
+            nexthops: Vec::new(),
+        }
+    }
+
     /// Whether two routes are the same entry of the FIB: the kernel tells routes apart by table, prefix, tos and metric
     /// (and, in IPv6, lets several share these).
     pub fn same_slot(&self, other: &Route) -> bool {

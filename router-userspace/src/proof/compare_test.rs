@@ -24,24 +24,7 @@ fn default_route(host: &Host, table: u32, name: &str, via: Option<&str>, metric:
     let via: Option<std::net::IpAddr> = via.map(|via| via.parse().unwrap());
     let family = via.map_or(Family::Ipv6, Family::of);
     let hop = NextHop { via, dev: host.link(name).unwrap().index, weight: 1, ..NextHop::default() };
-    Route {
-        family,
-        table,
-        dst: family.default_prefix(),
-        kind: RouteKind::Unicast,
-        src: None,
-        tos: 0,
-        metric,
-        protocol: 3,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
-        nexthops: vec![hop],
-    }
+    Route { metric, protocol: 3, nexthops: vec![hop], ..Route::to(table, family.default_prefix(), RouteKind::Unicast) }
 }
 
 fn marked(priority: u32, mark: u32, action: RuleAction) -> Rule {

@@ -111,22 +111,9 @@ mod tests {
         let mut host = Host::default();
         host.links.insert(3, Link { index: 3, name: "eth1".into(), ..Link::default() });
         let mut route = Route {
-            family: Family::Ipv4,
-            table: 111,
-            dst: Family::Ipv4.default_prefix(),
-            kind: RouteKind::Unicast,
-            src: None,
-            tos: 0,
-            metric: 0,
             protocol: 3,
-            scope: 0,
-            prefsrc: None,
-            mtu: None,
-            mtu_locked: false,
-            expires: None,
-            pref: 0,
-            nhid: 0,
             nexthops: vec![NextHop { via: "10.0.0.1".parse().ok(), dev: 3, weight: 1, ..NextHop::default() }],
+            ..Route::to(111, Family::Ipv4.default_prefix(), RouteKind::Unicast)
         };
         assert_eq!(route_command(&host, &route), "ip -4 route add default via 10.0.0.1 dev eth1 table 111");
         route.nexthops.push(NextHop { via: "fe80::1".parse().ok(), dev: 3, weight: 2, ..NextHop::default() });

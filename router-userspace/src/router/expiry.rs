@@ -37,22 +37,10 @@ mod tests {
 
     fn route(expires: Option<u32>) -> Route {
         Route {
-            family: Family::Ipv6,
-            table: 254,
-            dst: Family::Ipv6.default_prefix(),
-            kind: RouteKind::Unicast,
-            src: None,
-            tos: 0,
             metric: 1024,
             protocol: 9,
-            scope: 0,
-            prefsrc: None,
-            mtu: None,
-            mtu_locked: false,
             expires,
-            pref: 0,
-            nhid: 0,
-            nexthops: Vec::new(),
+            ..Route::to(254, Family::Ipv6.default_prefix(), RouteKind::Unicast)
         }
     }
 

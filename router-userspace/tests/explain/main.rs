@@ -123,22 +123,9 @@ fn default_route(table: u32, dev: u32, gateway: &str) -> Route {
     let via: std::net::IpAddr = gateway.parse().expect("an address");
     let family = Family::of(via);
     Route {
-        family,
-        table,
-        dst: family.default_prefix(),
-        kind: RouteKind::Unicast,
-        src: None,
-        tos: 0,
-        metric: 0,
         protocol: 3,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
         nexthops: vec![NextHop { via: Some(via), dev, weight: 1, ..NextHop::default() }],
+        ..Route::to(table, family.default_prefix(), RouteKind::Unicast)
     }
 }
 

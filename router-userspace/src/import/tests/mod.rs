@@ -36,22 +36,10 @@ fn add(host: &mut Host, rule: Rule) {
 fn route(table: u32, dst: &str, via: Option<&str>, dev: u32) -> Route {
     let dst: ipnet::IpNet = dst.parse().unwrap();
     Route {
-        family: Family::of(dst.addr()),
-        table,
-        dst,
-        kind: RouteKind::Unicast,
-        src: None,
-        tos: 0,
         metric: if dst.addr().is_ipv4() { 0 } else { 1024 },
         protocol: 3,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
         nexthops: vec![NextHop { via: via.map(|via| via.parse().unwrap()), dev, weight: 1, ..NextHop::default() }],
+        ..Route::to(table, dst, RouteKind::Unicast)
     }
 }
 

@@ -44,11 +44,7 @@ prop_compose! {
         let dst = ipnet::IpNet::new(family.default_prefix().addr(), length).unwrap();
         let hop = NextHop { dev, weight: 1, ..NextHop::default() };
         let nexthops = if kind == RouteKind::Unicast { vec![hop] } else { vec![] };
-        Route {
-            family, table, dst, kind, metric, protocol, mtu, nexthops,
-            src: None, tos: 0, scope: 0, prefsrc: None, mtu_locked: false,
-        expires: None, pref: 0, nhid: 0,
-        }
+        Route { metric, protocol, mtu, nexthops, ..Route::to(table, dst, kind) }
     }
 }
 
@@ -317,24 +313,7 @@ fn a_replaced_route_is_never_missing() {
     let route = |dev| {
         let hop = NextHop { dev, weight: 1, ..NextHop::default() };
         let dst = Family::Ipv4.default_prefix();
-        Route {
-            family: Family::Ipv4,
-            table: 111,
-            dst,
-            kind: RouteKind::Unicast,
-            metric: 0,
-            protocol: OWN_PROTOCOL,
-            mtu: None,
-            nexthops: vec![hop],
-            src: None,
-            tos: 0,
-            scope: 253,
-            prefsrc: None,
-            mtu_locked: false,
-            expires: None,
-            pref: 0,
-            nhid: 0,
-        }
+        Route { protocol: OWN_PROTOCOL, nexthops: vec![hop], scope: 253, ..Route::to(111, dst, RouteKind::Unicast) }
     };
     kernel.add_route(&route(2)).unwrap();
     let way = changes(&mut kernel, &wanting(vec![], vec![route(3)], vec![]), Limits::default());

@@ -14,24 +14,7 @@ fn route(family: Family, dst: &str, via: Option<&str>, dev: u32, protocol: u8, m
     let via = via.map(|via| via.parse().unwrap());
     let nexthops = vec![NextHop { via, dev, weight: 1, ..NextHop::default() }];
     let scope = if via.is_none() && family == Family::Ipv4 { 253 } else { 0 };
-    Route {
-        family,
-        table: 254,
-        dst: dst.parse().unwrap(),
-        kind: RouteKind::Unicast,
-        metric,
-        protocol,
-        nexthops,
-        scope,
-        src: None,
-        tos: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
-    }
+    Route { metric, protocol, nexthops, scope, ..Route::to(254, dst.parse().unwrap(), RouteKind::Unicast) }
 }
 
 /// `eth0` and `eth1` up with a network each; a default route from DHCP on `eth1`, one from router advertisements on `eth0`.

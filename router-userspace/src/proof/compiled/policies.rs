@@ -103,7 +103,7 @@ fn routes(host: &mut Host, family: Family) {
             weight: 1,
             ..NextHop::default()
         });
-        host.routes.push(route(family, table, dst, kind, hop));
+        host.routes.push(route(table, dst, kind, hop));
     };
     let net = |short, bits| prefix(family, family_base(family) ^ bits, short);
     for number in 0..TABLES.1 {
@@ -129,25 +129,8 @@ fn routes(host: &mut Host, family: Family) {
     add(TABLE_LOCAL, net(host_bits - 8, 9 << 16), RouteKind::Local, Some(1));
 }
 
-fn route(family: Family, table: u32, dst: IpNet, kind: RouteKind, hop: Option<NextHop>) -> Route {
-    Route {
-        family,
-        table,
-        dst,
-        kind,
-        src: None,
-        tos: 0,
-        metric: 0,
-        protocol: 3,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
-        nexthops: hop.into_iter().collect(),
-    }
+fn route(table: u32, dst: IpNet, kind: RouteKind, hop: Option<NextHop>) -> Route {
+    Route { protocol: 3, nexthops: hop.into_iter().collect(), ..Route::to(table, dst, kind) }
 }
 
 /// Where the addresses of the policies begin: 10.0.0.0 and 2001:db8::.

@@ -16,22 +16,10 @@ fn route(table: u32, dst: &str, dev: u32, via: Option<&str>) -> Route {
     let dst = net(dst);
     let family = Family::of(dst.addr());
     Route {
-        family,
-        table,
-        dst,
-        kind: RouteKind::Unicast,
-        src: None,
-        tos: 0,
         metric: if family == Family::Ipv6 { 1024 } else { 0 },
         protocol: 3,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
         nexthops: vec![NextHop { dev, via: via.map(ip), weight: 1, ..NextHop::default() }],
+        ..Route::to(table, dst, RouteKind::Unicast)
     }
 }
 

@@ -168,22 +168,9 @@ impl Bench<'_> {
 
 fn refusing(family: Family, table: u32, dst: &str, kind: RouteKind) -> Route {
     Route {
-        family,
-        table,
-        dst: if dst == "default" { family.default_prefix() } else { dst.parse().unwrap() },
-        kind,
-        src: None,
-        tos: 0,
         metric: 50,
         protocol: 3,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
-        nexthops: Vec::new(),
+        ..Route::to(table, if dst == "default" { family.default_prefix() } else { dst.parse().unwrap() }, kind)
     }
 }
 

@@ -35,22 +35,9 @@ fn host() -> Host {
     }
     host.rules.insert(1, Rule::lookup(Family::Ipv4, 1000, 111));
     host.routes.push(Route {
-        family: Family::Ipv4,
-        table: 111,
-        dst: "0.0.0.0/0".parse().unwrap(),
-        kind: RouteKind::Unicast,
-        src: None,
-        tos: 0,
-        metric: 0,
         protocol: 4,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        expires: None,
-        pref: 0,
-        nhid: 0,
         nexthops: vec![NextHop { via: Some(ip("10.0.0.1")), dev: WAN, weight: 1, ..NextHop::default() }],
+        ..Route::to(111, "0.0.0.0/0".parse().unwrap(), RouteKind::Unicast)
     });
     host
 }

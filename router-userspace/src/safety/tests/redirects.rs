@@ -342,24 +342,7 @@ fn local_and_main_looked_up_as_one() {
     untouched.rules.insert(2, default);
     assert_eq!(judged(&untouched, &Facts::default()).0, May::Redirect, "this host's own addresses alone");
     let dst: ipnet::IpNet = "20.0.0.0/8".parse().unwrap();
-    let route = Route {
-        family: Family::Ipv4,
-        table: TABLE_LOCAL,
-        dst,
-        kind: RouteKind::Blackhole,
-        src: None,
-        tos: 0,
-        metric: 0,
-        protocol: 3,
-        scope: 0,
-        prefsrc: None,
-        mtu: None,
-        mtu_locked: false,
-        pref: 0,
-        nhid: 0,
-        expires: None,
-        nexthops: Vec::new(),
-    };
+    let route = Route { protocol: 3, ..Route::to(TABLE_LOCAL, dst, RouteKind::Blackhole) };
     untouched.routes = vec![Route { kind: RouteKind::Local, ..route.clone() }];
     assert_eq!(judged(&untouched, &Facts::default()).0, May::Redirect);
     untouched.routes.push(route);
