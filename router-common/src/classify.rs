@@ -4,6 +4,7 @@
 //! What is asked is what the stack asks (`ip_route_input_slow()`, `ip6_forward()`): rules and routes as `fib_rules_lookup()` walks them, local
 //! delivery included, for IPv4 the way back to the source, then what `ip_forward()` and the neighbour layer would still have to say.
 
+use crate::flow::Recall;
 use crate::interval::{NOTHING, Tree};
 use crate::layout::*;
 use crate::packet::{IPV4, IPV6, Packet, SEGMENT_UNKNOWN};
@@ -27,8 +28,8 @@ pub trait Tables {
     fn mark_in_use(&self, index: u32) -> Option<&u32>;
     /// Whether every segment of this GSO packet fits the device, and the device's MTU is at most `mtu`.
     fn segments_fit(&self, oif: u32, mtu: u32) -> bool;
-    /// Brings the walk to where that of an earlier packet like it ended ([`crate::layout::Flow::recall`]); false where none is known.
-    fn recall(&self, epoch: u32, walk: &mut Walk) -> bool;
+    /// Brings the walk to where that of an earlier packet like it ended ([`crate::layout::Flow::recall`]), where one is known.
+    fn recall(&self, epoch: u32, walk: &mut Walk) -> Recall;
     /// Keeps what a walk has found for a packet that came with this mark ([`crate::layout::Flow::keep`]).
     fn keep(&self, epoch: u32, mark: u32, walk: &Walk);
     /// Calls [`crate::steps::mark_step`] until it says false, at most `times` times.
@@ -160,9 +161,12 @@ pub fn decide(
     if ingress.flags & (if ipv4 { LINK_FORWARDS4 } else { LINK_FORWARDS6 }) == 0 {
         return outcome.leave(PassReason::ForwardingOff);
     }
-    if !tables.recall(config.epoch, walk) {
+    let recall = tables.recall(config.epoch, walk);
+    if recall != Recall::Found {
         find(tables, config, ingress, walk, back);
-        tables.keep(config.epoch, received_mark, walk);
+        if recall == Recall::Keep {
+            tables.keep(config.epoch, received_mark, walk);
+        }
     }
 
     outcome.mark = walk.packet.mark;

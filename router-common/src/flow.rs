@@ -1,11 +1,43 @@
 //! Flows: what a walk has found, kept for the next packet that looks the same.
 //!
-//! It spares the packets of a flow the walk, not those that never repeat: these are looked for here once more than without it, and
-//! the walk itself does not grow with the rules.
+//! It spares the packets of a flow the walk, not those that never repeat. So that these cost little here and push nothing out, a place
+//! keeps a flow only when it is met twice without the kept one in between, which two bytes of tags beside the place tell: packets that
+//! never come again touch these and no entry, and two flows of one place do not push each other out in turns.
 
 use crate::layout::{FLOWS_PER_CPU, Flow, Flow6, ports};
 use crate::packet::{IPV4, Packet};
 use crate::steps::{Walk, end};
+
+/// What is known of earlier packets like one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recall {
+    /// What the walk would find.
+    Found,
+    /// Nothing, and what the walk finds is to be kept.
+    Keep,
+    /// Nothing, and nothing is to be kept.
+    Unknown,
+}
+
+/// Looks for a packet's tag among the two of its place, and notes it: the lower byte is the tag of the flow that the place keeps, the
+/// upper one that of the last other packet since the kept flow's own. Another flow may have the same tag: what is found by it is still
+/// to be compared ([`Flow::recall`]).
+#[inline(always)]
+pub fn look(tags: &mut u16, own: u16) -> Recall {
+    let seen = *tags;
+    if seen & 0xff == own {
+        if seen >> 8 != 0 {
+            *tags = own;
+        }
+        return Recall::Found;
+    }
+    if seen >> 8 == own {
+        *tags = own;
+        return Recall::Keep;
+    }
+    *tags = seen & 0xff | own << 8;
+    Recall::Unknown
+}
 
 impl Flow {
     /// Family, protocol and fragment in one word, never 0.
@@ -14,9 +46,9 @@ impl Flow {
         packet.family << 16 | u32::from(packet.ipproto) << 8 | u32::from(packet.fragment)
     }
 
-    /// Which of a CPU's entries packets like this one, which came with this mark, share with a few others.
+    /// Which of a CPU's entries packets like this one, which came with this mark, share with a few others, and their tag.
     #[inline(always)]
-    pub fn place(packet: &Packet, mark: u32) -> u32 {
+    pub fn place(packet: &Packet, mark: u32) -> (u32, u16) {
         const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
         let addrs = u64::from(packet.src[0]) << 32 | u64::from(packet.dst[0]);
         let mut mixed = addrs ^ u64::from(ports(packet.sport, packet.dport)).wrapping_mul(MULTIPLIER);
@@ -26,7 +58,7 @@ impl Flow {
         }
         mixed ^= u64::from(mark ^ packet.iif << 16 ^ u32::from(packet.ipproto));
         mixed = mixed.wrapping_mul(MULTIPLIER);
-        (mixed >> 32) as u32 & (FLOWS_PER_CPU - 1)
+        ((mixed >> 32) as u32 & (FLOWS_PER_CPU - 1), (mixed >> 56) as u16)
     }
 
     /// Whether this is what was found for such packets in this epoch.

@@ -13,7 +13,7 @@ use crate::interval::Tree;
 use bytemuck::{Pod, Zeroable};
 
 /// Raised whenever a map's layout or meaning changes.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// An address of either family: IPv4 in the first word, the others 0. The family stands beside it wherever it is used.
 pub type AddrWords = [u32; 4];

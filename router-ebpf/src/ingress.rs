@@ -4,7 +4,7 @@ use crate::maps::{CONFIG, LEASE, Maps, STATES};
 use crate::skb::{ETHERNET_HEADER, Skb};
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
 use router_common::classify::{self, Outcome, Tables};
-use router_common::layout::{ABI_VERSION, FLOWS_PER_CPU, LINK_ETHERNET, MAY_PASS};
+use router_common::layout::{ABI_VERSION, LINK_ETHERNET, MAY_PASS};
 use router_common::parse::parse;
 use router_common::steps::{Lists, Walk};
 use router_common::verdict::PassReason;
@@ -90,7 +90,7 @@ fn try_decide<const PROBE: bool>(skb: &Skb, state: &mut State) -> Result<(), Pas
     // The probe answers whichever CPU it is asked on, and not two at once: its block is the first.
     // SAFETY: a plain helper.
     let block = if PROBE { 0 } else { 1 + unsafe { bpf_get_smp_processor_id() } };
-    let maps = Maps { skb, flows: block * FLOWS_PER_CPU };
+    let maps = Maps { skb, block };
     // NOTHING is no entry.
     let ingress = maps.link(maps.lists().find32(config.links, skb.ifindex())).ok_or(PassReason::UnknownInterface)?;
     if ingress.may == MAY_PASS {

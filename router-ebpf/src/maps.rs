@@ -12,6 +12,7 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use core::ffi::c_void;
 use core::ptr;
 use router_common::classify::Tables;
+use router_common::flow::{Recall, look};
 use router_common::interval::{self, Line, Lines, Tree};
 use router_common::layout::*;
 use router_common::packet::{IPV4, Packet};
@@ -58,6 +59,8 @@ static MARKS_IN_USE: Array<u32> = Array::with_max_entries(MAX_MARKS_IN_USE, MMAP
 static FLOWS: Array<Flow> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static FLOWS6: Array<Flow6> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static TAGS: Array<Tags> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static RULE_COUNTERS: Array<Count> = Array::with_max_entries(1, MMAPABLE);
 #[map]
@@ -150,16 +153,16 @@ impl Lists for MapLists {
 /// All the maps, for one packet.
 pub struct Maps<'a> {
     pub skb: &'a Skb,
-    /// The first of this CPU's entries of `FLOWS`, or of the probe's.
-    pub flows: u32,
+    /// Number of this CPU's block of `FLOWS`, or the probe's.
+    pub block: u32,
 }
 
 impl Maps<'_> {
-    /// Where what was found for packets like this one is kept.
+    /// What was found for packets like this one is kept in an entry that these share with others.
     #[inline(always)]
-    fn flow(&self, packet: &Packet, mark: u32) -> Option<(*mut Flow, *mut Flow6)> {
-        let place = self.flows + Flow::place(packet, mark);
-        Some((FLOWS.get_ptr_mut(place)?, FLOWS6.get_ptr_mut(place)?))
+    fn flow(&self, place: u32) -> Option<(*mut Flow, *mut Flow6)> {
+        let index = self.block * FLOWS_PER_CPU + place;
+        Some((FLOWS.get_ptr_mut(index)?, FLOWS6.get_ptr_mut(index)?))
     }
 }
 
@@ -206,15 +209,22 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn recall(&self, epoch: u32, walk: &mut Walk) -> bool {
-        // SAFETY: an entry of this CPU's own, whose state is in use (`State::take`).
-        let flow = self.flow(&walk.packet, walk.packet.mark);
-        flow.is_some_and(|(flow, rest)| unsafe { (*flow).recall(&*rest, epoch, walk) })
+    fn recall(&self, epoch: u32, walk: &mut Walk) -> Recall {
+        let (place, tag) = Flow::place(&walk.packet, walk.packet.mark);
+        let Some(tags) = TAGS.get_ptr_mut(self.block) else { return Recall::Unknown };
+        // SAFETY: an entry of this CPU's own, whose state is in use (`State::take`), as that of `flow` is.
+        let recall = look(unsafe { &mut (&mut *tags).0[place as usize] }, tag);
+        if recall != Recall::Found {
+            return recall;
+        }
+        // SAFETY: see above.
+        let found = self.flow(place).is_some_and(|(flow, rest)| unsafe { (*flow).recall(&*rest, epoch, walk) });
+        if found { Recall::Found } else { Recall::Keep }
     }
 
     #[inline(always)]
     fn keep(&self, epoch: u32, mark: u32, walk: &Walk) {
-        if let Some((flow, rest)) = self.flow(&walk.packet, mark) {
+        if let Some((flow, rest)) = self.flow(Flow::place(&walk.packet, mark).0) {
             // SAFETY: as for `recall`.
             unsafe { (*flow).keep(&mut *rest, epoch, mark, walk) };
         }

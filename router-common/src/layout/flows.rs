@@ -44,3 +44,8 @@ pub struct Flow6(pub [[u32; 3]; 2]);
 
 /// How many of `FLOWS` each CPU has: its own block, and one more for the probe. A power of two.
 pub const FLOWS_PER_CPU: u32 = 8192;
+
+/// An entry of `TAGS`, one for each CPU and one for the probe: the two tags of each of its places ([`crate::flow::look`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Tags(pub [u16; FLOWS_PER_CPU as usize]);

@@ -2,6 +2,7 @@
 
 use super::{Rule, World, zeroed};
 use router_common::classify::Tables;
+use router_common::flow::{Recall, look};
 use router_common::interval::{NOTHING, Tree};
 use router_common::layout::*;
 use router_common::packet::IPV4;
@@ -32,7 +33,7 @@ pub struct Laid {
     device_mtu_of_segments: Option<u32>,
     pub seconds: u32,
     /// By place; None: nothing is kept.
-    flows: Option<RefCell<HashMap<u32, (Flow, Flow6)>>>,
+    flows: Option<RefCell<HashMap<u32, (u16, Flow, Flow6)>>>,
     /// How many packets met what was kept.
     pub recalled: Cell<u32>,
 }
@@ -300,18 +301,23 @@ impl Tables for Laid {
     fn segments_fit(&self, _oif: u32, mtu: u32) -> bool {
         self.device_mtu_of_segments.is_some_and(|device| device <= mtu)
     }
-    fn recall(&self, epoch: u32, walk: &mut Walk) -> bool {
-        let Some(flows) = &self.flows else { return false };
-        let place = Flow::place(&walk.packet, walk.packet.mark);
+    fn recall(&self, epoch: u32, walk: &mut Walk) -> Recall {
+        let Some(flows) = &self.flows else { return Recall::Unknown };
+        let (place, tag) = Flow::place(&walk.packet, walk.packet.mark);
         assert!(place < FLOWS_PER_CPU);
-        let known = flows.borrow().get(&place).is_some_and(|(flow, rest)| flow.recall(rest, epoch, walk));
-        self.recalled.set(self.recalled.get() + u32::from(known));
-        known
+        let mut flows = flows.borrow_mut();
+        let (tags, flow, rest) = flows.entry(place).or_insert_with(|| (0, zeroed(), zeroed()));
+        let recall = match look(tags, tag) {
+            Recall::Found if !flow.recall(rest, epoch, walk) => Recall::Keep,
+            recall => recall,
+        };
+        self.recalled.set(self.recalled.get() + u32::from(recall == Recall::Found));
+        recall
     }
     fn keep(&self, epoch: u32, mark: u32, walk: &Walk) {
         let Some(flows) = &self.flows else { return };
         let mut flows = flows.borrow_mut();
-        let (flow, rest) = flows.entry(Flow::place(&walk.packet, mark)).or_insert_with(|| (zeroed(), zeroed()));
+        let (_, flow, rest) = flows.get_mut(&Flow::place(&walk.packet, mark).0).unwrap();
         flow.keep(rest, epoch, mark, walk);
     }
 }

@@ -3,6 +3,7 @@
 use super::Generation;
 use bytemuck::Zeroable;
 use router_common::classify::{Outcome, Tables, decide};
+use router_common::flow::Recall;
 use router_common::interval::{self, Tree};
 use router_common::layout::*;
 use router_common::packet::{IPV4, Packet};
@@ -126,8 +127,8 @@ impl Tables for Maps<'_> {
     fn segments_fit(&self, _oif: u32, _mtu: u32) -> bool {
         false
     }
-    fn recall(&self, _epoch: u32, _walk: &mut Walk) -> bool {
-        false
+    fn recall(&self, _epoch: u32, _walk: &mut Walk) -> Recall {
+        Recall::Unknown
     }
     fn keep(&self, _epoch: u32, _mark: u32, _walk: &Walk) {}
 }

@@ -87,6 +87,7 @@ impl FastPath {
         for name in ["FLOWS", "FLOWS6"] {
             loader.map_max_entries(name, (cpus + 1).saturating_mul(FLOWS_PER_CPU));
         }
+        loader.map_max_entries("TAGS", cpus + 1);
         let counters = capacity.0.get(RULE_COUNTERS).copied().unwrap_or(0);
         let all = counters.checked_mul(cpus * ACTIONS_COUNTED).ok_or(Error::Full)?;
         loader.map_max_entries(RULE_COUNTERS, all);
