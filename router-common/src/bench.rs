@@ -12,8 +12,6 @@ use bytemuck::{Pod, Zeroable};
 
 /// The most rules.
 pub const MAX_PREFIXES: u32 = 1 << 20;
-/// Sections of consecutive rules that share priority and table, at most.
-pub const MAX_SECTIONS: u32 = 10_000;
 /// Neighbouring prefixes of a block.
 pub const BLOCK: u32 = 1 << BLOCK_BITS;
 const BLOCK_BITS: u32 = 5;
@@ -39,7 +37,7 @@ pub struct Generator {
     pub oif: u32,
     /// The flow of packet `n` is `n & flows`: 0 for one flow, all ones for flows that do not come again.
     pub flows: u32,
-    /// The interface of the sink that the first section's packets are to arrive at.
+    /// The interface of the sink that the first rule's packets are to arrive at.
     pub first_exit: u32,
     /// Destination and source address of the frames.
     pub macs: [[u8; 6]; 2],
@@ -53,9 +51,7 @@ pub struct Plan {
     pub family: u32,
     /// How many rules, 1 to [`MAX_PREFIXES`].
     pub rules: u32,
-    /// Rules of a section.
-    pub per_section: u32,
-    /// Sections take turns at this many exits.
+    /// Rules take turns at this many exits.
     pub exits: u32,
     /// Bits that number the prefixes.
     pub bits: u32,
@@ -152,20 +148,14 @@ impl Plan {
             return None;
         }
         let bits = (rules - 1).checked_ilog2().map_or(0, |log| log + 1);
-        Some(Plan { family, rules, per_section: rules.div_ceil(MAX_SECTIONS), exits, bits })
-    }
-
-    /// The section of a rule, from 0.
-    #[inline(always)]
-    pub fn section(&self, rule: u32) -> u32 {
-        // Neither this nor `exits` is ever 0, which BPF programs cannot know.
-        rule.checked_div(self.per_section).unwrap_or(0)
+        Some(Plan { family, rules, exits, bits })
     }
 
     /// The exit of a rule, from 0.
     #[inline(always)]
     pub fn exit(&self, rule: u32) -> u32 {
-        self.section(rule).checked_rem(self.exits).unwrap_or(0)
+        // `exits` is never 0, which BPF programs cannot know.
+        rule.checked_rem(self.exits).unwrap_or(0)
     }
 
     /// Where the prefix of a rule stands among all: blocks of neighbours, scattered.

@@ -2,20 +2,22 @@
 //!
 //! A new path is an entry of [`ALL`], and a [`Kind`] where none of these builds it.
 
-use super::loading::{self, Loading};
+use super::loading::{self, Loading, Rise};
+use super::rules::Way;
 use super::topology::{Bed, EXITS, ROUTER, gateway, index, limit, out};
 use super::{Error, Result, rules};
 use crate::fastpath::Workload;
 use crate::kernel::Kernel;
 use crate::lab::process::{self, Daemon};
 use crate::model::Rule;
-use router_common::bench::Plan;
+use router_common::bench::{MAX_PREFIXES, Plan};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path as FilePath;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// One way to route.
 #[derive(Clone, Copy, Debug)]
@@ -39,14 +41,25 @@ enum Kind {
     Stack(fn(&Plan) -> Vec<Rule>),
     /// The stack with an interval map of nftables that marks, and a rule for each mark.
     Nft,
-    /// `wayfork run` with the rules in its policy file.
-    Wayfork { mode: &'static str, settings: &'static str },
+    /// `wayfork run` with a policy file.
+    Wayfork { mode: &'static str, settings: &'static str, form: Form },
     /// `wayfork run` with the rules in the kernel already, as another program's.
     Foreign { settings: &'static str },
     /// The bare TC program.
     Limit,
     /// XDP with the kernel's look-up, on the flat list.
     XdpFib,
+    /// The same by the program of xdp-tools.
+    XdpForward,
+}
+
+/// How a policy file says which prefix leads where.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// A rule for each prefix.
+    Rules,
+    /// A set for each exit, and a rule for each set.
+    Sets,
 }
 
 /// The path that the others are compared with.
@@ -55,42 +68,47 @@ pub const KERNEL: &str = "stack-flat";
 pub const HARNESS: &str = "harness";
 /// The path that decides nothing.
 pub const LIMIT: &str = "tc-limit";
+/// The path, and its program.
+const XDP_FORWARD: &str = "xdp-forward";
 
 const fn path(name: &'static str, about: &'static str, most: u32, kind: Kind) -> Path {
     let exits = if matches!(kind, Kind::Harness | Kind::Limit) { 1 } else { EXITS };
     Path { name, about, most, exits, kind }
 }
 
-const MILLION: u32 = 1_000_000;
+const fn wayfork(mode: &'static str, settings: &'static str, form: Form) -> Kind {
+    Kind::Wayfork { mode, settings, form }
+}
+
+/// A rule for each: the kernel keeps them in one list.
+const RULES: u32 = 100_000;
+/// As many members as the sets of a policy file may have.
+const PREFIXES: u32 = 1_000_000;
+/// Nothing grows.
+const ANY: u32 = MAX_PREFIXES;
+const MARK: &str = "fast_path = \"mark\"";
 
 /// Every path, in the order of measurement.
 pub const ALL: &[Path] = &[
-    path(HARNESS, "generator and sink without a router", MILLION, Kind::Harness),
-    path(KERNEL, "the stack, `ip rule` list", 100_000, Kind::Stack(rules::flat)),
-    path("stack-grouped", "the stack, groups of 32 behind goto", 100_000, Kind::Stack(rules::grouped)),
-    path("stack-nft", "the stack, nftables interval map → mark → fwmark rules", MILLION, Kind::Nft),
-    path("wayfork-netlink", "wayfork run --mode netlink", MILLION, Kind::Wayfork { mode: "netlink", settings: "" }),
-    path(
-        "wayfork-mark",
-        "wayfork run, fast_path = mark",
-        MILLION,
-        Kind::Wayfork { mode: "ebpf", settings: "fast_path = \"mark\"" },
-    ),
-    path("wayfork-redirect", "wayfork run, all it may", MILLION, Kind::Wayfork { mode: "ebpf", settings: "" }),
+    path(HARNESS, "generator and sink without a router", ANY, Kind::Harness),
+    path(KERNEL, "the stack, `ip rule` list", RULES, Kind::Stack(rules::flat)),
+    path("stack-grouped", "the stack, groups of 32 behind goto", RULES, Kind::Stack(rules::grouped)),
+    path("stack-nft", "the stack, nftables interval map → mark → fwmark rules", PREFIXES, Kind::Nft),
+    path("wayfork-netlink", "wayfork run --mode netlink", RULES, wayfork("netlink", "", Form::Rules)),
+    path("wayfork-mark", "wayfork run, fast_path = mark", RULES, wayfork("ebpf", MARK, Form::Rules)),
+    path("wayfork-redirect", "wayfork run, all it may", RULES, wayfork("ebpf", "", Form::Rules)),
+    path("sets-netlink", "wayfork run --mode netlink, two [sets]", PREFIXES, wayfork("netlink", "", Form::Sets)),
+    path("sets-redirect", "wayfork run, all it may, two [sets]", PREFIXES, wayfork("ebpf", "", Form::Sets)),
     path(
         "foreign-mark",
         "wayfork run, fast_path = mark, on another's `ip rule` list",
-        100_000,
-        Kind::Foreign { settings: "fast_path = \"mark\"" },
+        RULES,
+        Kind::Foreign { settings: MARK },
     ),
-    path("foreign-redirect", "wayfork run on another's `ip rule` list", 100_000, Kind::Foreign { settings: "" }),
-    path(
-        "xdp-fib",
-        "an XDP program with bpf_fib_lookup on the `ip rule` list, as xdp-forward has it",
-        100_000,
-        Kind::XdpFib,
-    ),
-    path(LIMIT, "a bare TC program: fixed next hop", MILLION, Kind::Limit),
+    path("foreign-redirect", "wayfork run on another's `ip rule` list", RULES, Kind::Foreign { settings: "" }),
+    path("xdp-fib", "an XDP program with bpf_fib_lookup on the `ip rule` list", RULES, Kind::XdpFib),
+    path(XDP_FORWARD, "xdp-forward of xdp-tools (fib-full) on the `ip rule` list", RULES, Kind::XdpForward),
+    path(LIMIT, "a bare TC program: fixed next hop", ANY, Kind::Limit),
 ];
 
 impl Path {
@@ -123,6 +141,8 @@ pub struct Ready {
     pub loading: Loading,
     // Ended before its network is taken away.
     daemon: Option<Daemon>,
+    /// Where the files of its sets are.
+    folder: Option<TempDir>,
     /// Its network.
     pub bed: Bed,
 }
@@ -136,15 +156,39 @@ impl Ready {
         workload: &mut Workload,
         patience: Duration,
     ) -> Result<Self> {
+        let mut ready = Ready::bare(path, plan, rp_filter, workload)?;
+        let mut rise = Rise::begin();
+        ready.install(workload, patience)?;
+        ready.loading.kernel = rise.look();
+        Ok(ready)
+    }
+
+    /// Builds the network, and runs Wayfork in it with these rules alone.
+    pub fn build_with(
+        path: &'static Path,
+        plan: Plan,
+        ways: &[Way],
+        workload: &mut Workload,
+        patience: Duration,
+    ) -> Result<Self> {
+        let mut ready = Ready::bare(path, plan, 0, workload)?;
+        let Kind::Wayfork { mode, .. } = path.kind else { return Err(path.error(&plan, "has no policy")) };
+        let policy = ready.policy(ways)?;
+        ready.start(mode, &policy, patience)?;
+        Ok(ready)
+    }
+
+    /// The network without rules.
+    fn bare(path: &'static Path, plan: Plan, rp_filter: u32, workload: &mut Workload) -> Result<Self> {
         let bed = Bed::new(workload, rp_filter)?;
         match path.kind {
             Kind::Harness => bed.wire_directly(workload)?,
             Kind::XdpFib => bed.router()?.run(|| workload.attach_fib(index::IN))??,
+            // It attaches a program of its own there.
+            Kind::XdpForward => {}
             _ => bed.router()?.run(|| workload.attach_pass(index::IN))??,
         }
-        let mut ready = Ready { path, plan, loading: Loading::default(), daemon: None, bed };
-        ready.install(workload, patience)?;
-        Ok(ready)
+        Ok(Ready { path, plan, loading: Loading::default(), daemon: None, folder: None, bed })
     }
 
     fn install(&mut self, workload: &mut Workload, patience: Duration) -> Result<()> {
@@ -159,6 +203,12 @@ impl Ready {
                 bed.add_tables(rules::FIRST_TABLE)?;
                 add(bed, rules::flat(plan))?;
             }
+            Kind::XdpForward => {
+                // First, since it is missing on many machines.
+                xdp_forward(bed).map_err(|what| path.error(plan, what))?;
+                bed.add_tables(rules::FIRST_TABLE)?;
+                add(bed, rules::flat(plan))?;
+            }
             Kind::Nft => {
                 bed.add_tables(rules::FIRST_TABLE)?;
                 let script = rules::nft(plan);
@@ -167,8 +217,8 @@ impl Ready {
                 nft(bed, &script).map_err(|what| path.error(plan, what))?;
                 self.loading = Loading { time: Some(start.elapsed()), ..Loading::default() };
             }
-            Kind::Wayfork { mode, settings } => {
-                let policy = policy(plan, settings, &[]);
+            Kind::Wayfork { mode, .. } => {
+                let policy = self.policy(&rules::ways(&self.plan, &[]))?;
                 self.start(mode, &policy, patience)?;
             }
             Kind::Foreign { settings } => {
@@ -196,12 +246,24 @@ impl Ready {
         self.daemon.as_ref().map(Daemon::pid)
     }
 
-    /// Wayfork's policy file, with the rules of some sections leading to another exit; None for a path without one.
-    pub fn policy(&self, moved: &[u32]) -> Option<String> {
-        match self.path.kind {
-            Kind::Wayfork { settings, .. } => Some(policy(&self.plan, settings, moved)),
-            _ => None,
+    /// Wayfork's policy file with these rules; the files of its sets, where it has some, are written anew.
+    pub fn policy(&mut self, ways: &[Way]) -> Result<String> {
+        let plan = &self.plan;
+        let Kind::Wayfork { settings, form, .. } = self.path.kind else {
+            return Err(self.path.error(plan, "has no policy"));
+        };
+        let family = rules::family(plan);
+        let exits: Vec<_> = (0..plan.exits).map(|exit| (gateway(family, exit), out(exit))).collect();
+        if matches!(form, Form::Rules) {
+            return Ok(rules::policy(plan, settings, &exits, ways));
         }
+        let failed = |error| Error::new("write the files of the sets", error);
+        let folder = match self.folder.take() {
+            Some(folder) => folder,
+            None => tempfile::Builder::new().prefix("wayfork-bench-").tempdir().map_err(failed)?,
+        };
+        let folder = self.folder.insert(folder);
+        rules::sets(plan, settings, &exits, ways, folder.path()).map_err(failed)
     }
 
     /// Gives the running Wayfork a new policy, as a user would; returns how long that took. `meanwhile` is called again and again.
@@ -271,11 +333,16 @@ pub(super) fn add(bed: &Bed, mut rules: Vec<Rule>) -> Result<Loading> {
     Ok(Loading { time: Some(start.elapsed()), ..Loading::default() })
 }
 
-/// A policy file for the exits of a bed.
-fn policy(plan: &Plan, settings: &str, moved: &[u32]) -> String {
-    let family = rules::family(plan);
-    let exits: Vec<_> = (0..plan.exits).map(|exit| (gateway(family, exit), out(exit))).collect();
-    rules::policy(plan, settings, &exits, moved)
+/// Has xdp-forward forward between all interfaces of the router. Without libxdp's dispatcher, which would be pinned to a file system
+/// that is the machine's: nothing else wants to be attached there.
+fn xdp_forward(bed: &Bed) -> Result<(), String> {
+    let mut command = Command::new(XDP_FORWARD);
+    command.args(["load", "--fwd-mode", "fib-full", "--xdp-mode", "native", "in0"]).args((0..EXITS).map(out));
+    command.env("LIBXDP_SKIP_DISPATCHER", "1");
+    let missing = "is there xdp-tools 1.5 or later?";
+    let child = feed(bed, command, "").map_err(|error| format!("no program {XDP_FORWARD}: {error} ({missing})"))?;
+    let output = child.wait_with_output().map_err(|error| format!("{XDP_FORWARD}: {error}"))?;
+    said(&output).map_or(Ok(()), |said| Err(format!("{XDP_FORWARD} {said}")))
 }
 
 /// Loads a rule set by the program `nft`, as a user would.

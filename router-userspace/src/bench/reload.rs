@@ -1,62 +1,96 @@
 //! `wayfork reload` of a running router while packets flow: what becomes of each of them.
 
-use super::loading;
+use super::loading::{self, Rise};
 use super::measure::{Burst, Driver};
 use super::paths::{Path, Ready};
 use super::report::UpdateRow;
-use super::{Error, Flows, Options, Result, Traffic, rules};
+use super::rules::{self, Way};
+use super::{Error, Flows, Options, Result, Traffic};
 use crate::fastpath::Switch;
 use crate::model::Family;
 use router_common::bench::{Count, Plan};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// The path that is reloaded.
-const PATH: &str = "wayfork-redirect";
+/// What a policy file may have much of, and the path that is reloaded with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Rules.
+    Rules,
+    /// Prefixes of two sets.
+    Prefixes,
+}
+
+impl Of {
+    /// For a person.
+    pub fn name(self) -> &'static str {
+        match self {
+            Of::Rules => "rules",
+            Of::Prefixes => "prefixes",
+        }
+    }
+
+    /// The path that is reloaded.
+    pub fn path(self) -> Result<&'static Path> {
+        Path::named(match self {
+            Of::Rules => "wayfork-redirect",
+            Of::Prefixes => "sets-redirect",
+        })
+    }
+}
+
 /// Packets flow for so long before and after.
 const AROUND: Duration = Duration::from_millis(100);
 
-/// Moves two rules of `size` from one exit to the other, at once, and back.
-pub fn measure(driver: &mut Driver, family: Family, size: u32, options: &Options) -> Result<Vec<UpdateRow>> {
-    let path = Path::named(PATH)?;
+/// Starts with the rules (or prefixes) of the traffic alone, adds all others up to `size`, then moves two from one exit to the
+/// other, at once, and back.
+pub fn measure(driver: &mut Driver, of: Of, family: Family, size: u32, options: &Options) -> Result<Vec<UpdateRow>> {
+    let path = of.path()?;
     let plan = Plan::new(rules::family_number(family), size, path.exits);
-    let plan = plan.ok_or_else(|| Error::invalid(format!("{size} rules (1 to 1,048,576)")))?;
-    let ready = Ready::build(path, plan, 0, &mut driver.workload, options.patience)?;
+    let plan = plan.ok_or_else(|| Error::invalid(format!("{size} {} (1 to 1,048,576)", of.name())))?;
+    let all = rules::ways(&plan, &[]);
+    let used: BTreeSet<u32> = (0..=Flows::Few.mask()).map(|flow| plan.rule_of(flow)).collect();
+    let few: Vec<Way> = all.iter().filter(|way| used.contains(&way.0)).copied().collect();
+    let mut ready = Ready::build_with(path, plan, &few, &mut driver.workload, options.patience)?;
     let traffic = Traffic { family, flows: Flows::Few, ..Traffic::default() };
     driver.check(&ready, traffic)?;
     driver.aim(&ready, traffic, false)?;
     let moved = moved(&plan);
+    let steps = [("load", all.clone(), Side::Original), ("change", rules::ways(&plan, &moved), Side::Moved), ("change", all, Side::Original)];
     let mut rows = Vec::new();
-    for sections in [&moved[..], &[]] {
-        rows.push(reload(driver, &ready, sections, &moved)?);
+    for (update, ways, to) in steps {
+        let policy = ready.policy(&ways)?;
+        rows.push(UpdateRow { update, of: of.name(), ..reload(driver, &ready, &policy, to, &moved)? });
     }
+    // Not only those that the packets flowed by.
+    driver.check(&ready, Traffic { flows: Flows::Random, ..traffic })?;
     ready.stop()?;
     Ok(rows)
 }
 
-/// The sections that move: that of the first flow, and that of another flow which leaves by the same exit.
+/// The rules that move: that of the first flow, and that of another flow which leaves by the same exit.
 fn moved(plan: &Plan) -> Vec<u32> {
-    let section = |flow| plan.section(plan.rule_of(flow));
-    let first = section(0);
-    let exit = |section| section % plan.exits;
-    let other = (1..=Flows::Few.mask()).map(section).find(|other| *other != first && exit(*other) == exit(first));
+    let first = plan.rule_of(0);
+    let mut others = (1..=Flows::Few.mask()).map(|flow| plan.rule_of(flow));
+    let other = others.find(|other| *other != first && plan.exit(*other) == plan.exit(first));
     [first].into_iter().chain(other).collect()
 }
 
-/// Reloads to a policy in which `sections` leave by the other exit; those of `moved` do in one of the two policies.
-fn reload(driver: &Driver, ready: &Ready, sections: &[u32], moved: &[u32]) -> Result<UpdateRow> {
+/// Reloads to a policy by which those of `moved` leave as `to` has it.
+fn reload(driver: &Driver, ready: &Ready, policy: &str, to: Side, moved: &[u32]) -> Result<UpdateRow> {
     let (plan, pid) = (ready.plan, ready.pid().ok_or_else(|| Error::invalid("a router that runs"))?);
-    let policy = ready.policy(sections).ok_or_else(|| Error::invalid("a path with a policy"))?;
     let mut off = Off::new(Switch::among(loading::maps(pid).into_keys())?);
     loading::forget_peak(pid)?;
     let before = ready.actions()?.unwrap_or_default();
-    let (stop, mut maps) = (AtomicBool::new(false), 0);
+    let (stop, mut maps, mut rise) = (AtomicBool::new(false), 0, Rise::begin());
     let mut seen = Seen::new(&plan, moved);
     let took = std::thread::scope(|scope| {
         let sender = scope.spawn(|| driver.stream(ready, &stop, &mut |burst| seen.note(burst)));
         std::thread::sleep(AROUND);
-        let took = ready.reload(&policy, &mut || {
+        let took = ready.reload(policy, &mut || {
             maps = maps.max(loading::maps(pid).values().sum());
+            rise.look();
             off.look();
         });
         // The kernel may have told of something meanwhile: then it is all read once more.
@@ -73,10 +107,9 @@ fn reload(driver: &Driver, ready: &Ready, sections: &[u32], moved: &[u32]) -> Re
     let more = |name: &str| after.get(name).unwrap_or(&0).saturating_sub(*before.get(name).unwrap_or(&0));
     let passed = after.keys().filter(|name| name.starts_with("pass: ")).map(|name| more(name)).sum();
     // The last packets are decided by the new policy, all of them.
-    let settled = seen.last == Some(if sections.is_empty() { Side::Original } else { Side::Moved });
-    if !settled {
+    if seen.last != Some(to) {
         let what = format!("after a reload packets still went by the old rules: {seen:?}");
-        return Err(Error::Path { path: PATH, rules: plan.rules, what });
+        return Err(Error::Path { path: ready.path.name, rules: plan.rules, what });
     }
     Ok(UpdateRow {
         sent: Some(seen.sent),
@@ -89,7 +122,8 @@ fn reload(driver: &Driver, ready: &Ready, sections: &[u32], moved: &[u32]) -> Re
         off_ms: off.time.map(|time| time.as_secs_f64() * 1e3),
         peak_bytes: loading::memory(pid).peak,
         map_bytes: Some(maps).filter(|bytes| *bytes > 0),
-        ..UpdateRow::new("reload", "rules", plan.rules, rules::family(&plan), Some(took.as_secs_f64() * 1e3))
+        kernel_bytes: rise.look(),
+        ..UpdateRow::new("reload", "", plan.rules, rules::family(&plan), Some(took.as_secs_f64() * 1e3))
     })
 }
 
@@ -143,7 +177,7 @@ struct Seen {
 impl Seen {
     fn new(plan: &Plan, moved: &[u32]) -> Self {
         let flows = u64::from(Flows::Few.mask()) + 1;
-        let of_moved = |flow: &u64| moved.contains(&plan.section(plan.rule_of(*flow as u32)));
+        let of_moved = |flow: &u64| moved.contains(&plan.rule_of(*flow as u32));
         let share = (0..flows).filter(of_moved).count() as u64 * u64::from(Burst::PACKETS) / flows;
         Seen { share, sent: 0, arrived: 0, wrong: 0, mixed: 0, last: None }
     }

@@ -123,6 +123,8 @@ pub struct LoadingRow {
     pub peak_bytes: Option<u64>,
     /// The memory of its eBPF maps, in bytes.
     pub map_bytes: Option<u64>,
+    /// What the kernel's memory rose by, the maps included, in bytes: of the whole machine.
+    pub kernel_bytes: Option<u64>,
 }
 
 /// The time of single packets.
@@ -200,9 +202,10 @@ pub struct LookupRow {
 /// An update of the fast path.
 #[derive(Clone, Debug, Serialize)]
 pub struct UpdateRow {
-    /// `first load` and `one changed` of what the kernel holds, without a running router; `reload` of a running one, under traffic.
+    /// `first load` and `one changed` of what the kernel holds, without a running router. `load` of all that is new to a running one
+    /// and `change` of two, by `wayfork reload` under traffic.
     pub update: &'static str,
-    /// What there is so much of: `rules`, or `routes` of one table.
+    /// What there is so much of: `rules`, `routes` of one table, or `prefixes` of two sets.
     pub of: &'static str,
     /// How much.
     pub rules: u32,
@@ -236,6 +239,8 @@ pub struct UpdateRow {
     pub peak_bytes: Option<u64>,
     /// The most memory that its maps had meanwhile, in bytes.
     pub map_bytes: Option<u64>,
+    /// The most that the kernel's memory rose by meanwhile, the maps included, in bytes: of the whole machine.
+    pub kernel_bytes: Option<u64>,
 }
 
 impl UpdateRow {
@@ -260,6 +265,7 @@ impl UpdateRow {
             off_ms: None,
             peak_bytes: None,
             map_bytes: None,
+            kernel_bytes: None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The same rules for every path: a flat list, the list grouped by hand, an nftables map, a policy file.
+//! The same rules for every path: a flat list, the list grouped by hand, an nftables map, a policy file with rules or with sets.
 
 use crate::model::{Family, Rule, RuleAction, Selectors};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -6,9 +6,14 @@ use router_common::bench::{BLOCK, Plan};
 use router_common::packet::{IPV4, IPV6};
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::{fs, io};
 
-/// Priority of the first rule. The last one's stays below that of `main`.
+/// Priority of the first rule; every rule has its own.
 const FIRST: u32 = 1000;
+/// Priority of the rule for the table `main`. There are more rules than priorities before the usual one, and whoever has so many puts
+/// `main` behind them.
+pub const MAIN: u32 = 2_000_000;
 /// Table of the first exit; the next has the next.
 pub const FIRST_TABLE: u32 = 101;
 
@@ -60,7 +65,7 @@ fn rule(plan: &Plan, priority: u32, from: Option<IpNet>, action: RuleAction) -> 
 pub fn flat(plan: &Plan) -> Vec<Rule> {
     let one = |number| {
         let action = RuleAction::Table(table(plan, number));
-        rule(plan, FIRST + plan.section(number), Some(prefix(plan, number)), action)
+        rule(plan, FIRST + number, Some(prefix(plan, number)), action)
     };
     (0..plan.rules).map(one).collect()
 }
@@ -70,14 +75,16 @@ pub fn grouped(plan: &Plan) -> Vec<Rule> {
     let mut rules = Vec::new();
     let mut priority = FIRST;
     for first in (0..plan.rules).step_by(BLOCK as usize) {
-        let mut past = rule(plan, priority, Some(net(plan, plan.block(first))), RuleAction::Goto(priority + 2));
+        let block = first..plan.rules.min(first + BLOCK);
+        let next = priority + 1 + block.len() as u32;
+        let mut past = rule(plan, priority, Some(net(plan, plan.block(first))), RuleAction::Goto(next));
         past.selectors.not = true;
         rules.push(past);
-        for number in first..plan.rules.min(first + BLOCK) {
-            let action = RuleAction::Table(table(plan, number));
-            rules.push(rule(plan, priority + 1, Some(prefix(plan, number)), action));
+        for number in block {
+            priority += 1;
+            rules.push(rule(plan, priority, Some(prefix(plan, number)), RuleAction::Table(table(plan, number))));
         }
-        priority += 2;
+        priority = next;
     }
     rules.push(rule(plan, priority, None, RuleAction::Nop));
     rules
@@ -109,24 +116,56 @@ pub fn nft(plan: &Plan) -> String {
     text
 }
 
-/// A policy file: `settings` for its section `[router]`, a default route for each exit, the rules in the order of the plan.
-/// `exits` are gateway and device; the sections in `moved` leave by the next exit instead of their own.
-pub fn policy(plan: &Plan, settings: &str, exits: &[(String, &str)], moved: &[u32]) -> String {
+/// A rule by its number, and the exit that it leads to.
+pub type Way = (u32, u32);
+
+/// All rules. Those in `moved` lead to the next exit instead of their own.
+pub fn ways(plan: &Plan, moved: &[u32]) -> Vec<Way> {
+    let exit = |number| (plan.exit(number) + u32::from(moved.contains(&number))) % plan.exits;
+    (0..plan.rules).map(|number| (number, exit(number))).collect()
+}
+
+/// A policy file's beginning: `settings` for its section `[router]`, a default route for each exit, by gateway and device.
+fn head(settings: &str, exits: &[(String, &str)]) -> String {
     let mut text = format!("[router]\n{settings}\n");
     for (table, (via, dev)) in (FIRST_TABLE..).zip(exits) {
+        // Writing to a String does not fail.
         writeln!(text, "[[route]]\ntable = {table}\nto = \"default\"\nvia = \"{via}\"\ndev = \"{dev}\"").ok();
     }
-    for first in (0..plan.rules).step_by(plan.per_section as usize) {
-        let section = plan.section(first);
-        let exit = (plan.exit(first) + u32::from(moved.contains(&section))) % plan.exits;
-        let (priority, table) = (FIRST + section, FIRST_TABLE + exit);
-        writeln!(text, "[[rule]]\npriority = {priority}\ntable = {table}\nfrom = [").ok();
-        for number in first..plan.rules.min(first + plan.per_section) {
-            writeln!(text, "\"{}\",", prefix(plan, number)).ok();
-        }
-        text += "]\n";
+    text
+}
+
+/// A policy file with a rule for each.
+pub fn policy(plan: &Plan, settings: &str, exits: &[(String, &str)], ways: &[Way]) -> String {
+    let mut text = head(settings, exits);
+    for &(number, exit) in ways {
+        let (priority, table, from) = (FIRST + number, FIRST_TABLE + exit, prefix(plan, number));
+        writeln!(text, "[[rule]]\npriority = {priority}\ntable = {table}\nfrom = \"{from}\"").ok();
     }
     text
+}
+
+/// A policy file with a set and a rule for each exit; the sets' files are written into `folder`.
+pub fn sets(
+    plan: &Plan,
+    settings: &str,
+    exits: &[(String, &str)],
+    ways: &[Way],
+    folder: &Path,
+) -> io::Result<String> {
+    let mut text = head(settings, exits) + "[sets]\n";
+    for exit in 0..plan.exits {
+        let of_exit = ways.iter().filter(|way| way.1 == exit);
+        let members: String = of_exit.map(|(number, _)| format!("{}\n", prefix(plan, *number))).collect();
+        let file = folder.join(format!("exit{exit}.txt"));
+        fs::write(&file, members)?;
+        writeln!(text, "exit{exit} = {{ file = \"{}\" }}", file.display()).ok();
+    }
+    for exit in 0..plan.exits {
+        let (priority, table) = (FIRST + exit, FIRST_TABLE + exit);
+        writeln!(text, "[[rule]]\npriority = {priority}\ntable = {table}\nfrom = \"@exit{exit}\"").ok();
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -134,6 +173,10 @@ mod tests {
     use super::*;
     use crate::policy::{self, TableNames};
     use std::collections::BTreeSet;
+
+    fn exits() -> [(String, &'static str); 2] {
+        [("10.20.0.2".to_owned(), "out0"), ("10.20.1.2".to_owned(), "out1")]
+    }
 
     fn plan(family: Family, rules: u32) -> Plan {
         Plan::new(family_number(family), rules, 2).expect("a plan")
@@ -144,8 +187,7 @@ mod tests {
         for family in Family::BOTH {
             for rules in [1, 40, 20_011] {
                 let plan = plan(family, rules);
-                let exits = [("10.20.0.2".to_owned(), "out0"), ("10.20.1.2".to_owned(), "out1")];
-                let text = policy(&plan, "fast_path = \"mark\"", &exits, &[]);
+                let text = policy(&plan, "fast_path = \"mark\"", &exits(), &ways(&plan, &[]));
                 let loaded = policy::parse("p.toml", &text, &TableNames::default()).expect("a policy");
                 let wanted: Vec<String> = flat(&plan).iter().map(Rule::to_string).collect();
                 let found: Vec<String> = loaded.policy.rpdb().map(Rule::to_string).collect();
@@ -176,11 +218,35 @@ mod tests {
     }
 
     #[test]
-    fn priorities_stay_before_main() {
-        for rules in [1, 10_000, 100_000] {
+    fn the_sets_hold_every_prefix_once_where_its_rule_leads() {
+        let (plan, folder) = (plan(Family::Ipv4, 100), tempfile::tempdir().expect("a folder"));
+        for moved in [&[][..], &[0, 7]] {
+            let ways = ways(&plan, moved);
+            let text = sets(&plan, "", &exits(), &ways, folder.path()).expect("files");
+            let loaded = policy::parse("p.toml", &text, &TableNames::default()).expect("a policy");
+            assert!(loaded.warnings.is_empty() && loaded.policy.sets.len() == 2);
+            let led_to = |number: u32| {
+                let members = |exit: u32| fs::read_to_string(folder.path().join(format!("exit{exit}.txt"))).expect("a file");
+                let has = |exit: &u32| members(*exit).lines().any(|line| line == prefix(&plan, number).to_string());
+                (0..2).filter(has).collect::<Vec<_>>()
+            };
+            for number in 0..plan.rules {
+                let exit = if moved.contains(&number) { 1 - plan.exit(number) } else { plan.exit(number) };
+                assert_eq!(led_to(number), [exit], "rule {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_rule_has_a_priority_of_its_own_before_main() {
+        for rules in [1, 33, 10_000, 100_000, router_common::bench::MAX_PREFIXES] {
             let plan = plan(Family::Ipv4, rules);
-            assert!(flat(&plan).iter().all(|rule| rule.priority < 32766), "{rules}");
-            assert!(grouped(&plan).iter().all(|rule| rule.priority < 32766), "{rules}");
+            for list in [flat(&plan), grouped(&plan)] {
+                let mut priorities: Vec<u32> = list.iter().map(|rule| rule.priority).collect();
+                assert!(priorities.is_sorted() && priorities.last().is_some_and(|last| *last < MAIN), "{rules}");
+                priorities.dedup();
+                assert_eq!(priorities.len(), list.len(), "{rules}");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use super::measure::{Driver, Pace, Shot};
 use super::paths::{HARNESS, KERNEL, LIMIT, Path, Ready};
 use super::report::{LeftOut, LoadingRow, METHOD, Method, Report, Row};
 use super::updates::{self, Of};
-use super::{Error, Options, Result, Traffic, host_traffic, latency, lookups, programs, reload, rules, stats};
+use super::{Error, Flows, Options, Result, Traffic, host_traffic, latency, lookups, programs, reload, rules, stats};
 use crate::model::Family;
 use router_common::bench::{BLOCK, Plan};
 
@@ -67,7 +67,7 @@ enum Update {
     /// The fast path by itself.
     Alone(Of),
     /// The running router.
-    Reload,
+    Reload(reload::Of),
 }
 
 /// The updates to measure, for each family of the traffic.
@@ -77,9 +77,9 @@ fn updates(options: &Options) -> Vec<(Update, Family, u32)> {
     for family in Family::BOTH.into_iter().filter(has) {
         for &size in &options.updates {
             if size <= updates::MOST_RULES {
-                all.extend([(Update::Alone(Of::Rules), family, size), (Update::Reload, family, size)]);
+                all.extend([Update::Alone(Of::Rules), Update::Reload(reload::Of::Rules)].map(|update| (update, family, size)));
             }
-            all.push((Update::Alone(Of::Routes), family, size));
+            all.extend([Update::Alone(Of::Routes), Update::Reload(reload::Of::Prefixes)].map(|update| (update, family, size)));
         }
     }
     all
@@ -136,7 +136,7 @@ impl Bench<'_> {
             self.step(&format!("{}: {} {} rules", path.name, setup.size, setup.family));
             match self.build(path, setup) {
                 Ok(ready) => beds.push(ready),
-                Err(error) => self.leave_out(path, setup, error)?,
+                Err(error) => self.leave_out(path, setup.family, setup.size, error)?,
             }
         }
         for traffic in &setup.traffic {
@@ -155,7 +155,7 @@ impl Bench<'_> {
         let plan = plan.ok_or_else(|| wrong("there can be 1 to 1,048,576 rules".to_owned()))?;
         let workload = &mut self.driver.workload;
         let ready = Ready::build(path, plan, setup.rp_filter, workload, self.options.patience)?;
-        self.driver.check(&ready, Traffic { packet: 64, ..setup.traffic[0] })?;
+        self.driver.check(&ready, Traffic { packet: 64, flows: Flows::Random, ..setup.traffic[0] })?;
         if let Some(time) = ready.loading.time {
             self.report.loading.push(LoadingRow {
                 path: path.name,
@@ -164,19 +164,20 @@ impl Bench<'_> {
                 ms: time.as_secs_f64() * 1e3,
                 peak_bytes: ready.loading.peak,
                 map_bytes: ready.loading.maps,
+                kernel_bytes: ready.loading.kernel,
             });
         }
         Ok(ready)
     }
 
     /// What belongs to one path alone is noted and the others go on; anything else ends the benchmark.
-    fn leave_out(&mut self, path: &'static Path, setup: &Setup, error: Error) -> Result<()> {
+    fn leave_out(&mut self, path: &'static Path, family: Family, size: u32, error: Error) -> Result<()> {
         let why = match error {
             Error::Path { what, .. } => what,
             Error::Lab(error @ crate::lab::Error::Daemon { .. }) => error.to_string(),
             other => return Err(other),
         };
-        let left = LeftOut { path: path.name, rules: Some(setup.size), family: Some(setup.family), why };
+        let left = LeftOut { path: path.name, rules: Some(size), family: Some(family), why };
         self.report.left_out.push(left);
         Ok(())
     }
@@ -249,9 +250,12 @@ impl Bench<'_> {
                 self.step(&format!("updates of {size} {family} {}", of.name()));
                 updates::measure(&mut self.driver.workload, of, family, size, self.options.rounds)?
             }
-            Update::Reload => {
-                self.step(&format!("reload of {size} {family} rules"));
-                reload::measure(&mut self.driver, family, size, self.options)?
+            Update::Reload(of) => {
+                self.step(&format!("reload of {size} {family} {}", of.name()));
+                match reload::measure(&mut self.driver, of, family, size, self.options) {
+                    Ok(rows) => rows,
+                    Err(error) => return self.leave_out(of.path()?, family, size, error),
+                }
             }
         };
         self.report.updates.extend(rows);

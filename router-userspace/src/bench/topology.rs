@@ -6,16 +6,17 @@
 //! ```
 //!
 //! Neighbours are permanent: generator and sink answer nothing. Return routes to the sources are in `main`, so that the
-//! source check of rp_filter finds them. Indexes and addresses are the same in every bed: what sends and counts needs to be told
+//! source check of rp_filter finds them; the rule for `main` stands behind all others. Indexes and addresses are the same in every bed: what sends and counts needs to be told
 //! nothing of which one it drives.
 
+use super::rules::MAIN;
 use super::{Error, Result};
 use crate::fastpath::Workload;
-use crate::kernel::Netlink;
+use crate::kernel::{Kernel, Netlink};
 use crate::kernel::admin::{Admin, NewLink};
 use crate::kernel::netns::Netns;
 use crate::lab::topology::Lab;
-use crate::model::Family;
+use crate::model::{Family, PRIORITY_MAIN, Rule, TABLE_MAIN};
 use router_common::bench::{Limit, sink_mac};
 
 /// The router, a host of the lab.
@@ -97,6 +98,14 @@ impl Bed {
         // The far side has no addresses of its own, and says nothing by itself.
         lab.settings(OUTSIDE, &[("net.ipv6.conf.all.disable_ipv6", "1"), ("net.ipv6.conf.default.disable_ipv6", "1")])?;
         let bed = Bed { lab };
+        bed.kernel(|kernel| {
+            for family in Family::BOTH {
+                kernel.add_rule(&Rule { protocol: nix::libc::RTPROT_STATIC, ..Rule::lookup(family, MAIN, TABLE_MAIN) })?;
+                let usual = kernel.rules()?.into_iter().find(|rule| rule.family == family && rule.priority == PRIORITY_MAIN);
+                usual.map_or(Ok(()), |usual| kernel.delete_rule(&usual))?;
+            }
+            Ok(())
+        })?;
         bed.wire(("in0", index::IN, ROUTER_MAC), ("gen0", index::GENERATOR, GENERATOR_MAC))?;
         for exit in 0..EXITS {
             let sink = index::SINK + exit;
