@@ -24,15 +24,19 @@ fn every_path_forwards_and_is_counted() -> Result<()> {
     }
     let paths = json(&["--list"])?;
     let report = json(&["--quick", "--size", "40", "--family", "both", "--flows", "one,random"])?;
-    // One path needs the program nft, which not every machine has.
-    let no_nft = Command::new("nft").arg("--version").output().is_err();
+    // Two paths need programs that not every machine has.
+    let absent = |path: &Value| {
+        let program = [("stack-nft", "nft"), ("xdp-forward", "xdp-forward")].into_iter().find(|(name, _)| path == name);
+        program.filter(|(_, program)| Command::new(program).arg("--help").output().is_err())
+    };
     let left_out = list(&report["left_out"]);
-    ensure!(left_out.iter().all(|left| no_nft && left["path"] == "stack-nft"), "{left_out:?}");
+    ensure!(left_out.iter().all(|left| absent(&left["path"]).is_some() && left["rules"].is_null()), "{left_out:?}");
     let results = list(&report["results"]);
     for path in list(&paths["paths"]) {
         let path = &path["path"];
-        if no_nft && path == "stack-nft" {
-            eprintln!("LEFT OUT: stack-nft: there is no program nft");
+        if let Some((path, program)) = absent(path) {
+            eprintln!("LEFT OUT: {path}: there is no program {program}");
+            ensure!(left_out.iter().any(|left| left["path"] == path), "not told: {path} is left out");
             continue;
         }
         for family in ["ipv4", "ipv6"] {
@@ -66,7 +70,7 @@ fn check(row: &Value) -> Result<()> {
     }
     let did = |action: &str| row["actions"][action].as_u64().unwrap_or(0);
     match row["path"].as_str().unwrap_or_default() {
-        "wayfork-redirect" | "foreign-redirect" => ensure!(did("redirect") > 0 && did("mark") == 0, "{row}"),
+        "wayfork-redirect" | "sets-redirect" | "foreign-redirect" => ensure!(did("redirect") > 0 && did("mark") == 0, "{row}"),
         "wayfork-mark" | "foreign-mark" => ensure!(did("mark") > 0 && did("redirect") == 0, "{row}"),
         _ => ensure!(did("redirect") == 0 && did("mark") == 0, "{row}"),
     }
@@ -123,16 +127,16 @@ fn a_reload_loses_no_packet_and_sends_none_where_neither_policy_does() -> Result
                 ensure!(row["compile_ms"].is_number() && row["write_ms"].is_number(), "{row}");
             }
         }
-        // There and back.
-        let reloads = of("reload", "rules");
-        ensure!(reloads.len() == 2, "{rows:?}");
-        for row in reloads {
-            ensure!(row["sent"].as_u64().is_some_and(|sent| sent > 0) && row["arrived"] == row["sent"], "{row}");
-            ensure!(row["lost"] == 0 && row["wrong"] == 0, "{row}");
-            ensure!(
-                row["peak_bytes"].is_number() && row["map_bytes"].is_number() && row["off_ms"].is_number(),
-                "{row}"
-            );
+        for subject in ["rules", "prefixes"] {
+            let (loads, changes) = (of("load", subject), of("change", subject));
+            // Two move there, and back.
+            ensure!(loads.len() == 1 && changes.len() == 2, "{subject}: {rows:?}");
+            for row in loads.into_iter().chain(changes) {
+                ensure!(row["sent"].as_u64().is_some_and(|sent| sent > 0) && row["arrived"] == row["sent"], "{row}");
+                ensure!(row["lost"] == 0 && row["wrong"] == 0, "{row}");
+                let memory = ["peak_bytes", "map_bytes", "kernel_bytes"];
+                ensure!(memory.iter().all(|name| row[name].is_number()) && row["off_ms"].is_number(), "{row}");
+            }
         }
     }
     let output = Command::new(EXE).args(["bench", "--updates", "0"]).output()?;

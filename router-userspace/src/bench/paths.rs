@@ -120,6 +120,18 @@ impl Path {
         })
     }
 
+    /// Why this machine has not got the path at all; None where it has.
+    pub fn missing(&self) -> Option<String> {
+        let (program, package) = match self.kind {
+            Kind::Nft => ("nft", "nftables"),
+            Kind::XdpForward => (XDP_FORWARD, "xdp-tools, from 1.5 on"),
+            _ => return None,
+        };
+        let tried = Command::new(program).arg("--help").stdin(Stdio::null()).output();
+        let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+        tried.is_err_and(|error| absent(&error)).then(|| format!("there is no program `{program}` (it is of {package})"))
+    }
+
     /// Whether packets go past the router.
     pub fn is_direct(&self) -> bool {
         matches!(self.kind, Kind::Harness)
@@ -204,10 +216,9 @@ impl Ready {
                 add(bed, rules::flat(plan))?;
             }
             Kind::XdpForward => {
-                // First, since it is missing on many machines.
-                xdp_forward(bed).map_err(|what| path.error(plan, what))?;
                 bed.add_tables(rules::FIRST_TABLE)?;
                 add(bed, rules::flat(plan))?;
+                xdp_forward(bed).map_err(|what| path.error(plan, what))?;
             }
             Kind::Nft => {
                 bed.add_tables(rules::FIRST_TABLE)?;
@@ -339,9 +350,8 @@ fn xdp_forward(bed: &Bed) -> Result<(), String> {
     let mut command = Command::new(XDP_FORWARD);
     command.args(["load", "--fwd-mode", "fib-full", "--xdp-mode", "native", "in0"]).args((0..EXITS).map(out));
     command.env("LIBXDP_SKIP_DISPATCHER", "1");
-    let missing = "is there xdp-tools 1.5 or later?";
-    let child = feed(bed, command, "").map_err(|error| format!("no program {XDP_FORWARD}: {error} ({missing})"))?;
-    let output = child.wait_with_output().map_err(|error| format!("{XDP_FORWARD}: {error}"))?;
+    let failed = |error: std::io::Error| format!("{XDP_FORWARD}: {error}");
+    let output = feed(bed, command, "").and_then(Child::wait_with_output).map_err(failed)?;
     said(&output).map_or(Ok(()), |said| Err(format!("{XDP_FORWARD} {said}")))
 }
 
@@ -349,8 +359,7 @@ fn xdp_forward(bed: &Bed) -> Result<(), String> {
 fn nft(bed: &Bed, script: &str) -> Result<(), String> {
     let mut command = Command::new("nft");
     command.args(["-f", "-"]);
-    let child = feed(bed, command, script).map_err(|error| format!("{error} (is nftables installed?)"))?;
-    let output = child.wait_with_output().map_err(|error| format!("nft: {error}"))?;
+    let output = feed(bed, command, script).and_then(Child::wait_with_output).map_err(|error| format!("nft: {error}"))?;
     said(&output).map_or(Ok(()), |said| Err(format!("nft {said}")))
 }
 

@@ -22,7 +22,8 @@ pub struct Progress<'a> {
 
 /// Measures. `progress` hears of every step.
 pub fn run(options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report> {
-    let paths = options.paths.iter().map(|name| Path::named(name)).collect::<Result<Vec<_>>>()?;
+    let mut paths = options.paths.iter().map(|name| Path::named(name)).collect::<Result<Vec<_>>>()?;
+    let left_out = left_out(&mut paths, &options.sizes);
     let driver = Driver::new(options.cpu)?;
     let method = Method {
         text: METHOD,
@@ -36,7 +37,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<
         machine: Machine::here(),
         method,
         results: Vec::new(),
-        left_out: Vec::new(),
+        left_out,
         loading: Vec::new(),
         latency: Vec::new(),
         host_traffic: Vec::new(),
@@ -46,7 +47,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<
     };
     let setups = setups(options);
     let steps_of = |setup: &Setup| 1 + setup.traffic.len() * options.rounds as usize + usize::from(setup.first);
-    let steps: usize = setups.iter().map(|setup| paths.len() * steps_of(setup)).sum();
+    let fitting = |setup: &Setup| paths.iter().filter(|path| setup.size <= path.most).count();
+    let steps: usize = setups.iter().map(|setup| fitting(setup) * steps_of(setup)).sum();
     let updates = updates(options);
     let steps = steps + options.lookups.len() * Family::BOTH.len() + updates.len();
     let mut bench = Bench { options, paths, driver, report, steps, done: 0, progress };
@@ -59,6 +61,26 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<
     }
     bench.report.programs.extend(programs::verified()?);
     Ok(bench.report)
+}
+
+/// What is known beforehand not to be measured: what this machine has not got, which is taken away from `paths`, and what would
+/// take too long.
+fn left_out(paths: &mut Vec<&'static Path>, sizes: &[u32]) -> Vec<LeftOut> {
+    let mut all = Vec::new();
+    let mut leave = |path: &Path, rules, why| all.push(LeftOut { path: path.name, rules, family: None, why });
+    paths.retain(|path| match path.missing() {
+        Some(why) => {
+            leave(path, None, why);
+            false
+        }
+        None => true,
+    });
+    for path in paths {
+        for &size in sizes.iter().filter(|size| **size > path.most) {
+            leave(path, Some(size), format!("not tried: it is bearable, or possible, up to {}", path.most));
+        }
+    }
+    all
 }
 
 /// What is updated.
@@ -132,7 +154,7 @@ impl Bench<'_> {
 
     fn measure(&mut self, setup: &Setup) -> Result<()> {
         let mut beds = Vec::new();
-        for path in self.paths.clone() {
+        for path in self.paths.clone().into_iter().filter(|path| setup.size <= path.most) {
             self.step(&format!("{}: {} {} rules", path.name, setup.size, setup.family));
             match self.build(path, setup) {
                 Ok(ready) => beds.push(ready),
@@ -148,9 +170,6 @@ impl Bench<'_> {
 
     fn build(&mut self, path: &'static Path, setup: &Setup) -> Result<Ready> {
         let wrong = |what: String| Error::Path { path: path.name, rules: setup.size, what };
-        if setup.size > path.most {
-            return Err(wrong(format!("not tried: it is bearable up to {} rules", path.most)));
-        }
         let plan = Plan::new(rules::family_number(setup.family), setup.size, path.exits);
         let plan = plan.ok_or_else(|| wrong("there can be 1 to 1,048,576 rules".to_owned()))?;
         let workload = &mut self.driver.workload;
@@ -178,7 +197,11 @@ impl Bench<'_> {
             other => return Err(other),
         };
         let left = LeftOut { path: path.name, rules: Some(size), family: Some(family), why };
-        self.report.left_out.push(left);
+        // For each kind of traffic that needs a network of its own, it would be told again.
+        let told = |other: &LeftOut| (other.path, other.rules, other.family) == (left.path, left.rules, left.family);
+        if !self.report.left_out.iter().any(told) {
+            self.report.left_out.push(left);
+        }
         Ok(())
     }
 

@@ -235,7 +235,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub lookups: Vec<u32>,
     /// Load so many rules (up to 100,000) and so many routes into the fast path, change one, and reload a running router of so
-    /// many rules under traffic; no paths unless they are named.
+    /// many rules or prefixes of sets under traffic; no paths unless they are named.
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub updates: Vec<u32>,
     /// How often each path is measured.

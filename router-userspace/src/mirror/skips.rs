@@ -183,10 +183,13 @@ impl Trie<'_> {
         let rules = self.before[range.end] - self.before[range.start];
         // Beyond the last, no group has an end.
         let size = self.sizes.iter().position(|size| rules <= *size).unwrap_or(self.sizes.len());
+        // Closer than the half that the members are in: what is in the half and not among them goes past them too.
+        let hull = self.hull(range.clone());
+        let cover = hull.unwrap_or(cover);
         if rules >= self.least && size < around && cover.length() > 0 {
             self.groups.push(Group { members: range.clone(), cover });
         }
-        let Some(hull) = self.hull(range.clone()).filter(|_| size > 0) else { return };
+        let Some(hull) = hull.filter(|_| size > 0) else { return };
         let half = |member: usize| self.members[member].0.half_of(hull);
         let mut start = range.start;
         while start < range.end {

@@ -43,6 +43,11 @@ impl<'a> Row<'a> {
         self.0[name].as_f64()
     }
 
+    /// A list of numbers; empty where it is null or missing.
+    pub fn numbers(self, name: &str) -> Vec<f64> {
+        self.0[name].as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
+    }
+
     /// A word; empty where it is null or missing.
     pub fn text(self, name: &str) -> &'a str {
         self.0[name].as_str().unwrap_or_default()
@@ -92,12 +97,12 @@ pub fn count(number: u64) -> String {
 pub const SAMPLE: &str = r#"{ "machine": { "processor": "P", "cpus": 2 }, "method": { "text": "How.", "rounds": 7, "slice_ms": 300 },
     "results": [
         { "path": "stack-flat", "rules": 1000, "family": "ipv4", "packet": 64, "flows": "one", "rp_filter": 0,
-          "pps": 100000.0, "ratio_to_kernel": 1.0, "spread": { "q1": 99000.0, "q3": 101000.0 }, "sent": 200, "arrived": 199 },
+          "pps": 100000.0, "cpu_ns_per_packet": 9500.0, "round_pps": [100000.0], "ratio_to_kernel": 1.0, "spread": { "q1": 99000.0, "q3": 101000.0 }, "sent": 200, "arrived": 199 },
         { "path": "wayfork-redirect", "rules": 1000, "family": "ipv4", "packet": 64, "flows": "one", "rp_filter": 0,
-          "pps": 2500000.0, "ratio_to_kernel": 25.0, "spread": { "q1": 1.0, "q3": 2.0 }, "sent": 200, "arrived": 200,
+          "pps": 2500000.0, "round_pps": [2500000.0], "ratio_to_kernel": 25.0, "spread": { "q1": 1.0, "q3": 2.0 }, "sent": 200, "arrived": 200,
           "actions": { "redirect": 9, "pass: no-neighbour": 1 } } ],
     "lookups": [ { "structure": "tree", "family": "ipv4", "prefixes": 1000000, "addresses": "random", "ns": 150.3,
         "spread": { "q1": 149.4, "q3": 150.6 }, "faster_than_trie": 8.76, "fill_ms": null, "bytes": 14994637 } ],
-    "updates": [ { "update": "reload", "of": "rules", "rules": 1000, "family": "ipv4", "ms": 21.5, "read_ms": null, "sent": 5000,
-        "lost": 0, "wrong": 0, "mixed_bursts": 1, "by_stack": 7, "off_ms": 12.0, "peak_bytes": 9437184, "map_bytes": 3145728 } ],
+    "updates": [ { "update": "change", "of": "rules", "rules": 1000, "family": "ipv4", "ms": 21.5, "read_ms": null, "sent": 5000,
+        "lost": 0, "wrong": 0, "mixed_bursts": 1, "by_stack": 7, "off_ms": 12.0, "peak_bytes": 9437184, "map_bytes": 3145728, "kernel_bytes": 4194304 } ],
     "left_out": [ { "path": "stack-nft", "rules": null, "why": "no nft" } ] }"#;

@@ -1,6 +1,11 @@
 //! The figures as a page of Markdown.
 
 use super::document::{Report, Row, count, once};
+use super::goals;
+
+/// How the goals' figures are made.
+const GOALS: &str = "64 bytes, one flow, rp_filter 0 where nothing else is said. Medians, and as spread the least and the greatest round; \
+of look-ups what the quarters allow. Ratios are of the same round, but for costs with different numbers of rules.";
 
 /// A column: its heading, and what stands in it.
 type Column = (&'static str, fn(Row<'_>) -> String);
@@ -15,6 +20,12 @@ pub fn page(report: &Report) -> String {
         method("rounds"),
         method("slice_ms")
     );
+    let goals = goals::lines(report);
+    if !goals.is_empty() {
+        page += &format!("\n## To reach\n\n{GOALS}\n\n");
+        let header = ["measure", "goal", "family", "measured", "spread", "reached"].map(str::to_owned);
+        page += &write(&header, goals.into_iter());
+    }
     for (traffic, rows) in report.by_traffic() {
         page += &format!("\n## {traffic}\n\nThousand packets a second, and against the stack with the flat list:\n\n");
         page += &by_size(&rows);
@@ -73,7 +84,7 @@ fn by_size(rows: &[Row<'_>]) -> String {
 }
 
 const PATH: Column = ("path", |row| row.text("path").to_owned());
-const RULES: Column = ("rules", |row| row.number("rules").map_or(String::new(), |_| count(row.rules())));
+const RULES: Column = ("rules or prefixes", |row| row.number("rules").map_or(String::new(), |_| count(row.rules())));
 const FAMILY: Column = ("family", |row| row.text("family").to_owned());
 
 const RESULTS: &[Column] = &[
@@ -104,6 +115,7 @@ const LOADING: &[Column] = &[
     ("ms", |row| decimals(row.number("ms"), 1.0, 1)),
     ("peak MiB", |row| decimals(row.number("peak_bytes"), f64::from(1 << 20), 1)),
     ("maps MiB", |row| decimals(row.number("map_bytes"), f64::from(1 << 20), 1)),
+    ("kernel MiB", |row| decimals(row.number("kernel_bytes"), f64::from(1 << 20), 1)),
 ];
 const LATENCY: &[Column] = &[
     PATH,
@@ -157,6 +169,7 @@ const UPDATES: &[Column] = &[
     ("off ms", |row| decimals(row.number("off_ms"), 1.0, 1)),
     ("peak MiB", |row| decimals(row.number("peak_bytes"), f64::from(1 << 20), 1)),
     ("maps MiB", |row| decimals(row.number("map_bytes"), f64::from(1 << 20), 1)),
+    ("kernel MiB", |row| decimals(row.number("kernel_bytes"), f64::from(1 << 20), 1)),
 ];
 const LEFT_OUT: &[Column] = &[PATH, RULES, FAMILY, ("why", |row| row.text("why").replace(['\n', '|'], " "))];
 
@@ -187,10 +200,14 @@ mod tests {
         let page = page(&Report::read(SAMPLE).expect("a document"));
         assert!(page.contains("## ipv4, 64 bytes, one flow, rp_filter 0"), "{page}");
         assert!(page.contains("| path | 1,000 |") && page.contains("| wayfork-redirect | 2500.0 (25.00×) |"), "{page}");
+        assert!(
+            page.contains("| `redirect`, 1,000 rules, against the stack with the same flat list | ≥ 25× | ipv4 | 25.0× | 25.0–25.0 | yes |"),
+            "{page}"
+        );
         assert!(page.contains("99.0–101.0") && page.contains("| 99.50 |") && page.contains("| redirect |"), "{page}");
         assert!(page.contains("| stack-nft |  |  | no nft |") && !page.contains("Installing"), "{page}");
         assert!(
-            page.contains("| reload | 1,000 rules | ipv4 | 21.5 |  |  |  | 5000 | 0 | 0 | 1 | 7 | 12.0 | 9.0 | 3.0 |"),
+            page.contains("| change | 1,000 rules | ipv4 | 21.5 |  |  |  | 5000 | 0 | 0 | 1 | 7 | 12.0 | 9.0 | 3.0 | 4.0 |"),
             "{page}"
         );
         assert!(

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds, measures by `wayfork bench`, and leaves JSON, Markdown and plots in `target/bench/`.
 
 mod document;
+mod goals;
 mod markdown;
 mod plot;
 

@@ -14,7 +14,7 @@ use super::document::{Report, Row, count, once};
 /// Carried in this program: machines without a desktop have no fonts.
 const FONT: &str = "DejaVu Sans";
 const SIZE: (u32, u32) = (960, 600);
-const COLORS: [RGBColor; 10] = [
+const COLORS: [RGBColor; 14] = [
     RGBColor(0x99, 0x99, 0x99),
     RGBColor(0xd6, 0x27, 0x28),
     RGBColor(0xff, 0x7f, 0x0e),
@@ -22,15 +22,20 @@ const COLORS: [RGBColor; 10] = [
     RGBColor(0x9e, 0xda, 0xe5),
     RGBColor(0x1f, 0x77, 0xb4),
     RGBColor(0x2c, 0xa0, 0x2c),
+    RGBColor(0xc5, 0xb0, 0xd5),
+    RGBColor(0x94, 0x67, 0xbd),
     RGBColor(0xae, 0xc7, 0xe8),
     RGBColor(0x98, 0xdf, 0x8a),
+    RGBColor(0x8c, 0x56, 0x4b),
+    RGBColor(0xe3, 0x77, 0xc2),
     RGBColor(0x00, 0x00, 0x00),
 ];
 
-/// A chart with a curve per path over the number of rules, both axes logarithmic.
+/// A chart of curves over a number, both axes logarithmic.
 pub struct Chart {
     name: String,
     title: String,
+    x: &'static str,
     unit: &'static str,
     curves: Vec<Curve>,
 }
@@ -41,36 +46,89 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
-/// What is shown of a report: a chart for every kind of traffic, and for what was measured besides.
-pub fn charts(report: &Report) -> Vec<Chart> {
-    // A path has one colour in all charts.
-    let paths: Vec<&str> = once(report.rows("results").map(|row| row.text("path")));
-    let chart = |title: String, unit, rows: &[Row<'_>], field: &str, scale: f64| {
-        let curve = |(place, path): (usize, &&str)| {
-            let of = rows.iter().filter(|row| row.text("path") == *path);
-            let point = |row: &Row<'_>| Some((row.rules() as f64, row.number(field)? / scale));
+/// What is drawn of a list: a curve for each name, over one field.
+struct Drawing {
+    x: (&'static str, &'static str),
+    unit: &'static str,
+    field: &'static str,
+    scale: f64,
+    name: fn(Row<'_>) -> String,
+}
+
+impl Drawing {
+    /// Of paths, over their rules.
+    const fn of_paths(unit: &'static str, field: &'static str, scale: f64) -> Self {
+        Drawing { x: ("rules", "rules or prefixes"), unit, field, scale, name: |row| row.text("path").to_owned() }
+    }
+
+    /// `names` are all that there are anywhere: each has one colour in all charts.
+    fn chart(&self, title: String, names: &[String], rows: &[Row<'_>]) -> Chart {
+        let curve = |(place, name): (usize, &String)| {
+            let of = rows.iter().filter(|row| (self.name)(**row) == *name);
+            let point = |row: &Row<'_>| Some((row.number(self.x.0)?, row.number(self.field)? / self.scale));
             let points: Vec<(f64, f64)> = of.filter_map(point).filter(|(_, value)| *value > 0.0).collect();
-            (!points.is_empty()).then(|| Curve {
-                name: (*path).to_owned(),
-                color: COLORS[place % COLORS.len()],
-                points,
-            })
+            let color = COLORS[place % COLORS.len()];
+            (!points.is_empty()).then(|| Curve { name: name.clone(), color, points })
         };
-        let curves = paths.iter().enumerate().filter_map(curve).collect();
-        Chart { name: title.replace(',', "").replace(' ', "-").to_lowercase(), title, unit, curves }
-    };
+        let curves = names.iter().enumerate().filter_map(curve).collect();
+        let name = title.replace(',', "").replace(' ', "-").to_lowercase();
+        Chart { name, title, x: self.x.1, unit: self.unit, curves }
+    }
+}
+
+const PPS: Drawing = Drawing::of_paths("thousand packets a second", "pps", 1e3);
+const CPU: Drawing = Drawing::of_paths("ns of CPU a packet", "cpu_ns_per_packet", 1.0);
+
+/// What is measured besides, for each family.
+const FURTHER: &[(&str, &str, Drawing)] = &[
+    ("loading", "Installing the rules", Drawing::of_paths("ms", "ms", 1.0)),
+    ("latency", "One packet at a time p50", Drawing::of_paths("µs", "p50_ns", 1e3)),
+    ("latency", "One packet at a time p99", Drawing::of_paths("µs", "p99_ns", 1e3)),
+    ("host_traffic", "What the host itself sends", Drawing::of_paths("thousand datagrams a second", "udp_sends", 1e3)),
+    (
+        "host_traffic",
+        "Connections that the host itself begins",
+        Drawing::of_paths("thousand connect() a second", "tcp_connects", 1e3),
+    ),
+    (
+        "lookups",
+        "Look-ups by themselves",
+        Drawing {
+            x: ("prefixes", "prefixes"),
+            unit: "ns",
+            field: "ns",
+            scale: 1.0,
+            name: |row| format!("{}, {}", row.text("structure"), row.text("addresses")),
+        },
+    ),
+    (
+        "updates",
+        "Updates",
+        Drawing {
+            x: ("rules", "rules, routes or prefixes"),
+            unit: "ms",
+            field: "ms",
+            scale: 1.0,
+            name: |row| format!("{}, {}", row.text("of"), row.text("update")),
+        },
+    ),
+    ("programs", "The program by itself", Drawing { name: |row| row.text("program").to_owned(), ..Drawing::of_paths("ns", "ns", 1.0) }),
+];
+
+/// What is shown of a report: two charts for every kind of traffic, and those of what was measured besides.
+pub fn charts(report: &Report) -> Vec<Chart> {
+    let paths = once(report.rows("results").map(PPS.name));
     let mut charts: Vec<Chart> = Vec::new();
     for (traffic, rows) in report.by_traffic() {
-        charts.push(chart(traffic, "thousand packets a second", &rows, "pps", 1e3));
+        charts.push(CPU.chart(format!("CPU, {traffic}"), &paths, &rows));
+        charts.push(PPS.chart(traffic, &paths, &rows));
     }
-    for (part, title, unit, field, scale) in [
-        ("loading", "Installing the rules", "ms", "ms", 1.0),
-        ("latency", "One packet at a time p50", "µs", "p50_ns", 1e3),
-        ("host_traffic", "What the host itself sends", "thousand datagrams a second", "udp_sends", 1e3),
-    ] {
+    for (part, title, drawing) in FURTHER {
+        let own = once(report.rows(part).map(drawing.name));
+        let names = if own.iter().all(|name| paths.contains(name)) { &paths } else { &own };
         for family in once(report.rows(part).map(|row| row.text("family"))) {
             let rows: Vec<Row<'_>> = report.rows(part).filter(|row| row.text("family") == family).collect();
-            charts.push(chart(format!("{title}, {family}"), unit, &rows, field, scale));
+            charts.push(drawing.chart(format!("{title}, {family}"), names, &rows));
         }
     }
     charts.retain(|chart| !chart.curves.is_empty());
@@ -106,7 +164,7 @@ impl Chart {
             .configure_mesh()
             .light_line_style(BLACK.mix(0.05))
             .bold_line_style(BLACK.mix(0.15))
-            .x_desc("rules")
+            .x_desc(self.x)
             .y_desc(self.unit)
             .x_label_formatter(&|value| label(*value))
             .y_label_formatter(&|value| label(*value))
@@ -150,10 +208,16 @@ mod tests {
     fn a_chart_is_drawn_twice() {
         let charts = charts(&Report::read(SAMPLE).expect("a document"));
         let names: Vec<&str> = charts.iter().map(|chart| chart.name.as_str()).collect();
-        assert_eq!(names, ["ipv4-64-bytes-one-flow-rp_filter-0"]);
+        let wanted = [
+            "cpu-ipv4-64-bytes-one-flow-rp_filter-0",
+            "ipv4-64-bytes-one-flow-rp_filter-0",
+            "look-ups-by-themselves-ipv4",
+            "updates-ipv4",
+        ];
+        assert_eq!(names, wanted);
         let folder = std::env::temp_dir().join(format!("wayfork-plot-{}", std::process::id()));
         std::fs::create_dir(&folder).expect("a folder");
-        let [svg, png] = charts[0].draw(&folder).expect("drawn").map(|file| std::fs::read(file).expect("a file"));
+        let [svg, png] = charts[1].draw(&folder).expect("drawn").map(|file| std::fs::read(file).expect("a file"));
         std::fs::remove_dir_all(&folder).expect("the folder can be removed");
         assert!(png.starts_with(b"\x89PNG") && png.len() > 1000);
         let svg = String::from_utf8(svg).expect("SVG is text");

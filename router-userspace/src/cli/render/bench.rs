@@ -46,7 +46,7 @@ pub fn text(report: &Report, color: bool) -> String {
         writeln!(text, "{heading}\n{table}\n").ok();
     }
     for left in &report.left_out {
-        let rules = left.rules.map(|rules| format!(" with {} rules", number(rules))).unwrap_or_default();
+        let rules = left.rules.map(|rules| format!(" with {}", number(rules))).unwrap_or_default();
         writeln!(text, "left out: {}{rules}: {}", left.path, left.why).ok();
     }
     let machine = &report.machine;
@@ -121,10 +121,11 @@ fn loading(report: &Report, color: bool) -> Option<(&'static str, Table)> {
             format!("{:.1}", row.ms),
             mib(row.peak_bytes),
             mib(row.map_bytes),
+            mib(row.kernel_bytes),
         ];
         (row.path.to_owned(), cells)
     });
-    let header = ["path", "rules", "family", "ms", "peak MiB", "maps MiB"];
+    let header = ["path", "rules", "family", "ms", "peak MiB", "maps MiB", "kernel MiB"];
     Some(("Installing the rules", numbers(&header, rows.collect(), color)?))
 }
 
@@ -183,12 +184,13 @@ fn updates(report: &Report, color: bool) -> Option<(&'static str, Table)> {
             ms(row.off_ms),
             mib(row.peak_bytes),
             mib(row.map_bytes),
+            mib(row.kernel_bytes),
         ];
         (row.update.to_owned(), cells)
     });
     let header = [
         "update", "of", "family", "ms", "read", "compile", "write", "sent", "lost", "wrong", "mixed", "by stack",
-        "off ms", "peak MiB", "maps MiB",
+        "off ms", "peak MiB", "maps MiB", "kernel MiB",
     ];
     Some(("Updates", numbers(&header, rows.collect(), color)?))
 }
