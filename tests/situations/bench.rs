@@ -70,7 +70,9 @@ fn check(row: &Value) -> Result<()> {
     }
     let did = |action: &str| row["actions"][action].as_u64().unwrap_or(0);
     match row["path"].as_str().unwrap_or_default() {
-        "wayfork-redirect" | "sets-redirect" | "foreign-redirect" => ensure!(did("redirect") > 0 && did("mark") == 0, "{row}"),
+        "wayfork-redirect" | "sets-redirect" | "foreign-redirect" => {
+            ensure!(did("redirect") > 0 && did("mark") == 0, "{row}")
+        }
         "wayfork-mark" | "foreign-mark" => ensure!(did("mark") > 0 && did("redirect") == 0, "{row}"),
         _ => ensure!(did("redirect") == 0 && did("mark") == 0, "{row}"),
     }

@@ -129,7 +129,9 @@ impl Path {
         };
         let tried = Command::new(program).arg("--help").stdin(Stdio::null()).output();
         let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
-        tried.is_err_and(|error| absent(&error)).then(|| format!("there is no program `{program}` (it is of {package})"))
+        tried
+            .is_err_and(|error| absent(&error))
+            .then(|| format!("there is no program `{program}` (it is of {package})"))
     }
 
     /// Whether packets go past the router.
@@ -175,7 +177,7 @@ impl Ready {
         Ok(ready)
     }
 
-    /// Builds the network, and runs Wayfork in it with these rules alone.
+    /// Builds the network, and runs Wayfork in it with these rules alone, behind the place of the others.
     pub fn build_with(
         path: &'static Path,
         plan: Plan,
@@ -185,7 +187,7 @@ impl Ready {
     ) -> Result<Self> {
         let mut ready = Ready::bare(path, plan, 0, workload)?;
         let Kind::Wayfork { mode, .. } = path.kind else { return Err(path.error(&plan, "has no policy")) };
-        let policy = ready.policy(ways)?;
+        let policy = ready.policy(ways, rules::FIRST_OF_FEW)?;
         ready.start(mode, &policy, patience)?;
         Ok(ready)
     }
@@ -229,7 +231,7 @@ impl Ready {
                 self.loading = Loading { time: Some(start.elapsed()), ..Loading::default() };
             }
             Kind::Wayfork { mode, .. } => {
-                let policy = self.policy(&rules::ways(&self.plan, &[]))?;
+                let policy = self.policy(&rules::ways(&self.plan, &[]), rules::FIRST)?;
                 self.start(mode, &policy, patience)?;
             }
             Kind::Foreign { settings } => {
@@ -257,8 +259,9 @@ impl Ready {
         self.daemon.as_ref().map(Daemon::pid)
     }
 
-    /// Wayfork's policy file with these rules; the files of its sets, where it has some, are written anew.
-    pub fn policy(&mut self, ways: &[Way]) -> Result<String> {
+    /// Wayfork's policy file with these rules from the priority `first` on; the files of its sets, where it has some instead, are
+    /// written anew.
+    pub fn policy(&mut self, ways: &[Way], first: u32) -> Result<String> {
         let plan = &self.plan;
         let Kind::Wayfork { settings, form, .. } = self.path.kind else {
             return Err(self.path.error(plan, "has no policy"));
@@ -266,7 +269,7 @@ impl Ready {
         let family = rules::family(plan);
         let exits: Vec<_> = (0..plan.exits).map(|exit| (gateway(family, exit), out(exit))).collect();
         if matches!(form, Form::Rules) {
-            return Ok(rules::policy(plan, settings, &exits, ways));
+            return Ok(rules::policy(plan, settings, &exits, ways, first));
         }
         let failed = |error| Error::new("write the files of the sets", error);
         let folder = match self.folder.take() {
@@ -359,7 +362,8 @@ fn xdp_forward(bed: &Bed) -> Result<(), String> {
 fn nft(bed: &Bed, script: &str) -> Result<(), String> {
     let mut command = Command::new("nft");
     command.args(["-f", "-"]);
-    let output = feed(bed, command, script).and_then(Child::wait_with_output).map_err(|error| format!("nft: {error}"))?;
+    let output =
+        feed(bed, command, script).and_then(Child::wait_with_output).map_err(|error| format!("nft: {error}"))?;
     said(&output).map_or(Ok(()), |said| Err(format!("nft {said}")))
 }
 

@@ -43,8 +43,8 @@ impl Of {
 /// Packets flow for so long before and after.
 const AROUND: Duration = Duration::from_millis(100);
 
-/// Starts with the rules (or prefixes) of the traffic alone, adds all others up to `size`, then moves two from one exit to the
-/// other, at once, and back.
+/// Starts with the rules (or prefixes) of the traffic alone, puts all of `size` into their place, then moves two from one exit to
+/// the other, at once, and back.
 pub fn measure(driver: &mut Driver, of: Of, family: Family, size: u32, options: &Options) -> Result<Vec<UpdateRow>> {
     let path = of.path()?;
     let plan = Plan::new(rules::family_number(family), size, path.exits);
@@ -57,10 +57,14 @@ pub fn measure(driver: &mut Driver, of: Of, family: Family, size: u32, options: 
     driver.check(&ready, traffic)?;
     driver.aim(&ready, traffic, false)?;
     let moved = moved(&plan);
-    let steps = [("load", all.clone(), Side::Original), ("change", rules::ways(&plan, &moved), Side::Moved), ("change", all, Side::Original)];
+    let steps = [
+        ("load", all.clone(), Side::Original),
+        ("change", rules::ways(&plan, &moved), Side::Moved),
+        ("change", all, Side::Original),
+    ];
     let mut rows = Vec::new();
     for (update, ways, to) in steps {
-        let policy = ready.policy(&ways)?;
+        let policy = ready.policy(&ways, rules::FIRST)?;
         rows.push(UpdateRow { update, of: of.name(), ..reload(driver, &ready, &policy, to, &moved)? });
     }
     // Not only those that the packets flowed by.

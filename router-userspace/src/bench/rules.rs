@@ -2,7 +2,7 @@
 
 use crate::model::{Family, Rule, RuleAction, Selectors};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use router_common::bench::{BLOCK, Plan};
+use router_common::bench::{BLOCK, MAX_PREFIXES, Plan};
 use router_common::packet::{IPV4, IPV6};
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -10,10 +10,12 @@ use std::path::Path;
 use std::{fs, io};
 
 /// Priority of the first rule; every rule has its own.
-const FIRST: u32 = 1000;
+pub const FIRST: u32 = 1000;
+/// The same for a few rules that go when all others come: they stand behind them.
+pub const FIRST_OF_FEW: u32 = FIRST + MAX_PREFIXES;
 /// Priority of the rule for the table `main`. There are more rules than priorities before the usual one, and whoever has so many puts
 /// `main` behind them.
-pub const MAIN: u32 = 2_000_000;
+pub const MAIN: u32 = 3_000_000;
 /// Table of the first exit; the next has the next.
 pub const FIRST_TABLE: u32 = 101;
 
@@ -135,24 +137,18 @@ fn head(settings: &str, exits: &[(String, &str)]) -> String {
     text
 }
 
-/// A policy file with a rule for each.
-pub fn policy(plan: &Plan, settings: &str, exits: &[(String, &str)], ways: &[Way]) -> String {
+/// A policy file with a rule for each, from the priority `first` on.
+pub fn policy(plan: &Plan, settings: &str, exits: &[(String, &str)], ways: &[Way], first: u32) -> String {
     let mut text = head(settings, exits);
     for &(number, exit) in ways {
-        let (priority, table, from) = (FIRST + number, FIRST_TABLE + exit, prefix(plan, number));
+        let (priority, table, from) = (first + number, FIRST_TABLE + exit, prefix(plan, number));
         writeln!(text, "[[rule]]\npriority = {priority}\ntable = {table}\nfrom = \"{from}\"").ok();
     }
     text
 }
 
 /// A policy file with a set and a rule for each exit; the sets' files are written into `folder`.
-pub fn sets(
-    plan: &Plan,
-    settings: &str,
-    exits: &[(String, &str)],
-    ways: &[Way],
-    folder: &Path,
-) -> io::Result<String> {
+pub fn sets(plan: &Plan, settings: &str, exits: &[(String, &str)], ways: &[Way], folder: &Path) -> io::Result<String> {
     let mut text = head(settings, exits) + "[sets]\n";
     for exit in 0..plan.exits {
         let of_exit = ways.iter().filter(|way| way.1 == exit);
@@ -187,7 +183,7 @@ mod tests {
         for family in Family::BOTH {
             for rules in [1, 40, 20_011] {
                 let plan = plan(family, rules);
-                let text = policy(&plan, "fast_path = \"mark\"", &exits(), &ways(&plan, &[]));
+                let text = policy(&plan, "fast_path = \"mark\"", &exits(), &ways(&plan, &[]), FIRST);
                 let loaded = policy::parse("p.toml", &text, &TableNames::default()).expect("a policy");
                 let wanted: Vec<String> = flat(&plan).iter().map(Rule::to_string).collect();
                 let found: Vec<String> = loaded.policy.rpdb().map(Rule::to_string).collect();
@@ -226,7 +222,8 @@ mod tests {
             let loaded = policy::parse("p.toml", &text, &TableNames::default()).expect("a policy");
             assert!(loaded.warnings.is_empty() && loaded.policy.sets.len() == 2);
             let led_to = |number: u32| {
-                let members = |exit: u32| fs::read_to_string(folder.path().join(format!("exit{exit}.txt"))).expect("a file");
+                let members =
+                    |exit: u32| fs::read_to_string(folder.path().join(format!("exit{exit}.txt"))).expect("a file");
                 let has = |exit: &u32| members(*exit).lines().any(|line| line == prefix(&plan, number).to_string());
                 (0..2).filter(has).collect::<Vec<_>>()
             };
@@ -239,7 +236,7 @@ mod tests {
 
     #[test]
     fn every_rule_has_a_priority_of_its_own_before_main() {
-        for rules in [1, 33, 10_000, 100_000, router_common::bench::MAX_PREFIXES] {
+        for rules in [1, 33, 10_000, 100_000, MAX_PREFIXES] {
             let plan = plan(Family::Ipv4, rules);
             for list in [flat(&plan), grouped(&plan)] {
                 let mut priorities: Vec<u32> = list.iter().map(|rule| rule.priority).collect();

@@ -99,9 +99,13 @@ fn updates(options: &Options) -> Vec<(Update, Family, u32)> {
     for family in Family::BOTH.into_iter().filter(has) {
         for &size in &options.updates {
             if size <= updates::MOST_RULES {
-                all.extend([Update::Alone(Of::Rules), Update::Reload(reload::Of::Rules)].map(|update| (update, family, size)));
+                all.extend(
+                    [Update::Alone(Of::Rules), Update::Reload(reload::Of::Rules)].map(|update| (update, family, size)),
+                );
             }
-            all.extend([Update::Alone(Of::Routes), Update::Reload(reload::Of::Prefixes)].map(|update| (update, family, size)));
+            all.extend(
+                [Update::Alone(Of::Routes), Update::Reload(reload::Of::Prefixes)].map(|update| (update, family, size)),
+            );
         }
     }
     all

@@ -12,9 +12,9 @@
 use super::rules::MAIN;
 use super::{Error, Result};
 use crate::fastpath::Workload;
-use crate::kernel::{Kernel, Netlink};
 use crate::kernel::admin::{Admin, NewLink};
 use crate::kernel::netns::Netns;
+use crate::kernel::{Kernel, Netlink};
 use crate::lab::topology::Lab;
 use crate::model::{Family, PRIORITY_MAIN, Rule, TABLE_MAIN};
 use router_common::bench::{Limit, sink_mac};
@@ -100,8 +100,10 @@ impl Bed {
         let bed = Bed { lab };
         bed.kernel(|kernel| {
             for family in Family::BOTH {
-                kernel.add_rule(&Rule { protocol: nix::libc::RTPROT_STATIC, ..Rule::lookup(family, MAIN, TABLE_MAIN) })?;
-                let usual = kernel.rules()?.into_iter().find(|rule| rule.family == family && rule.priority == PRIORITY_MAIN);
+                kernel
+                    .add_rule(&Rule { protocol: nix::libc::RTPROT_STATIC, ..Rule::lookup(family, MAIN, TABLE_MAIN) })?;
+                let usual =
+                    kernel.rules()?.into_iter().find(|rule| rule.family == family && rule.priority == PRIORITY_MAIN);
                 usual.map_or(Ok(()), |usual| kernel.delete_rule(&usual))?;
             }
             Ok(())

@@ -58,9 +58,11 @@ const GOALS: &[Goal] = &[
     times("`redirect`, 1,000 rules, against the list grouped by hand", AtLeast(1.8), |all, family| {
         faster(all, family, REDIRECT, "stack-grouped", 1_000, ONE)
     }),
-    times("`redirect`, 100,000 rules, never repeating, against the nftables interval map", AtLeast(2.0), |all, family| {
-        faster(all, family, REDIRECT, NFT, 100_000, RANDOM)
-    }),
+    times(
+        "`redirect`, 100,000 rules, never repeating, against the nftables interval map",
+        AtLeast(2.0),
+        |all, family| faster(all, family, REDIRECT, NFT, 100_000, RANDOM),
+    ),
     times(
         "`redirect`, 100,000 prefixes of sets, never repeating, against the nftables interval map",
         AtLeast(2.0),
@@ -80,9 +82,11 @@ const GOALS: &[Goal] = &[
     times("`redirect`, cost at 100,000 rules against 1 rule, never repeating", AtMost(1.5), |all, family| {
         cost(all, family, REDIRECT, 100_000, RANDOM)
     }),
-    times("`redirect`, cost at 100,000 prefixes of sets against 1 rule, never repeating", AtMost(1.5), |all, family| {
-        cost(all, family, SETS, 100_000, RANDOM)
-    }),
+    times(
+        "`redirect`, cost at 100,000 prefixes of sets against 1 rule, never repeating",
+        AtMost(1.5),
+        |all, family| cost(all, family, SETS, 100_000, RANDOM),
+    ),
     times("`redirect`, cost at 1,000,000 prefixes of sets against 1 rule, never repeating", Stated, |all, family| {
         cost(all, family, SETS, 1_000_000, RANDOM)
     }),
@@ -112,7 +116,8 @@ pub fn lines(report: &Report) -> Vec<Vec<String>> {
                 Stated => ("stated".to_owned(), ""),
             };
             let of = figure.of.map_or(String::new(), |of| format!(" ({of})"));
-            let spread = figure.spread.map_or(String::new(), |(least, most)| format!("{}–{}", short(least), short(most)));
+            let spread =
+                figure.spread.map_or(String::new(), |(least, most)| format!("{}–{}", short(least), short(most)));
             let measured = format!("{}{unit}{of}", short(figure.value));
             lines.push([goal.measure, &asked, family, &measured, &spread, reached].map(str::to_owned).to_vec());
         }
@@ -144,8 +149,12 @@ fn result<'a>(report: &'a Report, family: &str, path: &str, rules: u64, flows: &
 /// The one's packets a second against the other's, round by round.
 fn ratio(one: Row<'_>, other: Row<'_>) -> Option<Figure> {
     let rounds = |row: Row<'_>| row.numbers("round_pps");
-    let mut ratios: Vec<f64> =
-        rounds(one).into_iter().zip(rounds(other)).filter(|pair| pair.1 > 0.0).map(|(one, other)| one / other).collect();
+    let mut ratios: Vec<f64> = rounds(one)
+        .into_iter()
+        .zip(rounds(other))
+        .filter(|pair| pair.1 > 0.0)
+        .map(|(one, other)| one / other)
+        .collect();
     ratios.sort_by(f64::total_cmp);
     let (least, most) = (*ratios.first()?, *ratios.last()?);
     let middle = ratios.len() / 2;

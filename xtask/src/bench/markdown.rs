@@ -207,7 +207,9 @@ mod tests {
         assert!(page.contains("99.0–101.0") && page.contains("| 99.50 |") && page.contains("| redirect |"), "{page}");
         assert!(page.contains("| stack-nft |  |  | no nft |") && !page.contains("Installing"), "{page}");
         assert!(
-            page.contains("| change | 1,000 rules | ipv4 | 21.5 |  |  |  | 5000 | 0 | 0 | 1 | 7 | 12.0 | 9.0 | 3.0 | 4.0 |"),
+            page.contains(
+                "| change | 1,000 rules | ipv4 | 21.5 |  |  |  | 5000 | 0 | 0 | 1 | 7 | 12.0 | 9.0 | 3.0 | 4.0 |"
+            ),
             "{page}"
         );
         assert!(

@@ -112,7 +112,11 @@ const FURTHER: &[(&str, &str, Drawing)] = &[
             name: |row| format!("{}, {}", row.text("of"), row.text("update")),
         },
     ),
-    ("programs", "The program by itself", Drawing { name: |row| row.text("program").to_owned(), ..Drawing::of_paths("ns", "ns", 1.0) }),
+    (
+        "programs",
+        "The program by itself",
+        Drawing { name: |row| row.text("program").to_owned(), ..Drawing::of_paths("ns", "ns", 1.0) },
+    ),
 ];
 
 /// What is shown of a report: two charts for every kind of traffic, and those of what was measured besides.

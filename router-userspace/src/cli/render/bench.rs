@@ -189,8 +189,22 @@ fn updates(report: &Report, color: bool) -> Option<(&'static str, Table)> {
         (row.update.to_owned(), cells)
     });
     let header = [
-        "update", "of", "family", "ms", "read", "compile", "write", "sent", "lost", "wrong", "mixed", "by stack",
-        "off ms", "peak MiB", "maps MiB", "kernel MiB",
+        "update",
+        "of",
+        "family",
+        "ms",
+        "read",
+        "compile",
+        "write",
+        "sent",
+        "lost",
+        "wrong",
+        "mixed",
+        "by stack",
+        "off ms",
+        "peak MiB",
+        "maps MiB",
+        "kernel MiB",
     ];
     Some(("Updates", numbers(&header, rows.collect(), color)?))
 }
