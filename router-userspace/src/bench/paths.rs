@@ -107,7 +107,7 @@ pub const ALL: &[Path] = &[
     ),
     path("foreign-redirect", "wayfork run on another's `ip rule` list", RULES, Kind::Foreign { settings: "" }),
     path("xdp-fib", "an XDP program with bpf_fib_lookup on the `ip rule` list", RULES, Kind::XdpFib),
-    path(XDP_FORWARD, "xdp-forward of xdp-tools (fib-full) on the `ip rule` list", RULES, Kind::XdpForward),
+    path(XDP_FORWARD, "xdp-forward of xdp-tools on the `ip rule` list", RULES, Kind::XdpForward),
     path(LIMIT, "a bare TC program: fixed next hop", ANY, Kind::Limit),
 ];
 
@@ -351,7 +351,8 @@ pub(super) fn add(bed: &Bed, mut rules: Vec<Rule>) -> Result<Loading> {
 /// that is the machine's: nothing else wants to be attached there.
 fn xdp_forward(bed: &Bed) -> Result<(), String> {
     let mut command = Command::new(XDP_FORWARD);
-    command.args(["load", "--fwd-mode", "fib-full", "--xdp-mode", "native", "in0"]).args((0..EXITS).map(out));
+    // By its own choice it looks up with the rules; the option for that has changed its name.
+    command.args(["load", "--xdp-mode", "native", "in0"]).args((0..EXITS).map(out));
     command.env("LIBXDP_SKIP_DISPATCHER", "1");
     let failed = |error: std::io::Error| format!("{XDP_FORWARD}: {error}");
     let output = feed(bed, command, "").and_then(Child::wait_with_output).map_err(failed)?;
