@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path as FilePath;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -247,7 +248,8 @@ impl Ready {
     fn start(&mut self, mode: &str, policy: &str, patience: Duration) -> Result<()> {
         let start = Instant::now();
         let exe = FilePath::new("/proc/self/exe");
-        let mut daemon = Daemon::start(self.bed.router()?, exe, &["-", "--mode", mode], Some(policy))?;
+        // Quiet: of many rules it would warn one by one that they stand behind the usual place of `main`.
+        let mut daemon = Daemon::start(self.bed.router()?, exe, &["-", "--mode", mode, "--quiet"], Some(policy))?;
         daemon.wait_ready(patience)?;
         self.loading = Loading { time: Some(start.elapsed()), ..loading::memory(daemon.pid()) };
         self.daemon = Some(daemon);
@@ -283,23 +285,20 @@ impl Ready {
     /// Gives the running Wayfork a new policy, as a user would; returns how long that took. `meanwhile` is called again and again.
     pub fn reload(&self, policy: &str, meanwhile: &mut dyn FnMut()) -> Result<Duration> {
         let mut command = Command::new("/proc/self/exe");
-        command.args(["reload", "-"]);
+        command.args(["reload", "-", "--quiet"]);
+        let failed = |error| Error::new("run `wayfork reload`", error);
         let start = Instant::now();
-        let mut child =
-            feed(&self.bed, command, policy).map_err(|error| Error::new("start `wayfork reload`", error))?;
-        loop {
-            let ended = child.try_wait().map_err(|error| Error::new("wait for `wayfork reload`", error))?;
-            let took = start.elapsed();
+        let child = feed(&self.bed, command, policy).map_err(failed)?;
+        // In a thread, so that what it says is read while it runs.
+        let child = thread::spawn(move || (child.wait_with_output(), start.elapsed()));
+        while !child.is_finished() {
             meanwhile();
-            if ended.is_some() {
-                let output = child.wait_with_output();
-                let output = output.map_err(|error| Error::new("wait for `wayfork reload`", error))?;
-                return match said(&output) {
-                    None => Ok(took),
-                    Some(said) => Err(self.path.error(&self.plan, format!("wayfork reload {said}"))),
-                };
-            }
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
+        }
+        let (output, took) = child.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match said(&output.map_err(failed)?) {
+            None => Ok(took),
+            Some(said) => Err(self.path.error(&self.plan, format!("wayfork reload {said}"))),
         }
     }
 
