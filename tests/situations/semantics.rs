@@ -48,6 +48,23 @@ fn a_ttl_that_ends_here_draws_time_exceeded() -> Result<()> {
 }
 
 #[test]
+fn towards_an_ifb_device_nothing_leaves_and_nothing_comes_in_again() -> Result<()> {
+    let twins = twins!();
+    twins.ip("link add ifb8 type ifb
+              link set ifb8 up
+              route add 111.11.1.1 dev ifb8
+              neigh add 111.11.1.1 lladdr 02:00:00:00:00:08 dev ifb8 nud permanent")?;
+    let daemon = twins.run("ebpf", "")?;
+    // Its TTL would end if it were forwarded twice.
+    let arrivals: Vec<Arrival> = both("ifb", |packet| packet.ttl = 2)?.into_iter().take(1).collect();
+    let all = twins.compare(&arrivals)?;
+    ensure!(of_stack(&all, &arrivals)[0].is_empty(), "{}", text(&all));
+    assert_eq!((acted(&twins.with, "redirect")?, passed(&twins.with, "egress-interface")?), (0, 1));
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
 fn ip_options_are_filled_in_by_the_stack() -> Result<()> {
     let twins = twins!();
     let daemon = twins.run("ebpf", "")?;
