@@ -407,6 +407,10 @@ fn a_gateway_that_is_an_address_of_this_host_is_a_doubt() {
     let without_mark = generation(vec![Rule { selectors: marked(0), ..local() }]);
     assert_eq!(source(&without_mark, "10.10.0.0"), Some(SOURCE_ONLINK));
     assert_eq!(source(&generation(vec![]), "10.10.0.0"), None);
+    // A unicast route says so too, by its scope.
+    let of_scope = |scope| [Route { scope, ..route(254, "10.9.0.0/24", None, 1) }, to("10.10.0.0/24", false)];
+    assert_eq!(kinds(&of_scope(254))[1], unseen(PassReason::RouteKind));
+    assert_eq!(kinds(&of_scope(253))[1], UNICAST);
 }
 
 #[test]
