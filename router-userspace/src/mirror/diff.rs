@@ -1,6 +1,7 @@
 //! The steps from what the kernel holds to what it is to hold.
 
 use super::desired::Desired;
+use super::handover::hand_over;
 use super::{routes, rules};
 use crate::model::{Host, MarkRule, OWN_PROTOCOL, Route, Rule};
 
@@ -60,11 +61,12 @@ impl Changes {
     }
 
     /// The marks that are installed now, where the caller knows them: the kernel tells only their digest, and without the
-    /// marks a failure later on cannot put them back. Ignored where the digest is another.
+    /// marks a failure later on cannot put them back, nor are the bits of sets handed over. Ignored where the digest is another.
     #[must_use]
     pub fn with_installed_marks(mut self, marks: &[MarkRule]) -> Self {
         if self.before.digest == Some(mark_digest(marks)) {
             self.before.marks = Some(marks.to_vec());
+            hand_over(&mut self.steps, &self.before);
         }
         self
     }
