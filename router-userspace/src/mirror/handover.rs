@@ -1,6 +1,9 @@
-//! The bits of sets that go out of use are set on until no rule looks for them any more.
+//! When the table that sets marks changes, where the rules that look for them change in the same go.
 //!
-//! A rule for a set looks for a bit of the mark, and a set with another name has another bit. Between the change of the table that sets
+//! Statements that come in addition are there before the rules. Where an old one goes or becomes another, the new rules are there
+//! first: those for marks that nobody has yet match nothing, and the old ones match up to the moment of the change.
+//!
+//! The bits of sets that go out of use are set on until no rule looks for them any more. A rule for a set looks for a bit of the mark, and a set with another name has another bit. Between the change of the table that sets
 //! the bits and the deletion of the old rules, these would find theirs gone while the new rules are not there yet. (A use that stays
 //! keeps its bit: the old rules see its new members for that moment.)
 
@@ -8,20 +11,41 @@ use super::diff::{Own, Step, mark_digest};
 use crate::model::{Family, MarkRule, MarkSelectors, Rule};
 use std::collections::{BTreeSet, HashMap};
 
-/// Has the old bits set beside the new ones while the rules change, where that does not meddle with what the new rules and marks mean.
-pub(super) fn hand_over(steps: &mut Vec<Step>, before: &Own) {
+/// Puts the change of marks where it leaves no gap, and has the old bits set beside the new ones while the rules change, where that
+/// does not meddle with what the new rules and marks mean. `turn` as in [`super::Changes`].
+pub(super) fn hand_over(steps: &mut Vec<Step>, turn: usize, before: &Own) {
     let Some(old) = &before.marks else { return };
     let is_rule = |step: &Step| matches!(step, Step::AddRule(_) | Step::DeleteRule(_));
     let first = steps.iter().position(|step| matches!(step, Step::SetMarks { marks, .. } if !marks.is_empty()));
     let (Some(first), Some(last)) = (first, steps.iter().rposition(is_rule)) else { return };
     let Some(Step::SetMarks { marks: new, digest }) = steps.get(first).cloned() else { return };
     let carried = carried(old, &new, &rules_after(steps, before));
-    if carried.is_empty() || last < first {
+    if last < first {
+        return;
+    }
+    if carried.is_empty() {
+        if first < turn && bits_of_sets(&new) & !bits_of_sets(old) == 0 && !holds_all_of(&new, old) {
+            let step = steps.remove(first);
+            steps.insert(turn - 1, step);
+        }
         return;
     }
     steps.insert(last + 1, Step::SetMarks { marks: new.clone(), digest });
     let both: Vec<MarkRule> = new.into_iter().chain(carried).collect();
     steps[first] = Step::SetMarks { digest: mark_digest(&both), marks: both };
+}
+
+/// The bits that tell of sets.
+fn bits_of_sets(marks: &[MarkRule]) -> u32 {
+    marks.iter().filter(|mark| mark.membership).fold(0, |all, mark| all | mark.mask)
+}
+
+/// Whether every `[[mark]]` of `old` is in `new`, in the same order.
+fn holds_all_of(new: &[MarkRule], old: &[MarkRule]) -> bool {
+    let plain = |mark: &&MarkRule| !mark.membership;
+    let mut new = new.iter().filter(plain);
+    let mut old = old.iter().filter(plain);
+    old.all(|one| new.any(|other| MarkRule { statement: one.statement, ..other.clone() } == *one))
 }
 
 /// Wayfork's own rules when all steps are taken.
@@ -164,6 +188,26 @@ mod tests {
         let taken = format!("{}[[rule]]\npriority = 3\nfwmark = \"{bit:#x}/{bit:#x}\"\ntable = 8\n", of_set("b"));
         let (_, steps) = way(&old, &policy(&taken, Some(&old)));
         assert_eq!(steps.iter().filter(|step| matches!(step, Step::SetMarks { .. })).count(), 1, "{steps:#?}");
+    }
+
+    #[test]
+    fn a_mark_of_another_value_finds_its_rule() {
+        let of_value = |value: u32, more: &str| {
+            let text = format!("{more}[[mark]]\nset = {value}\n[[rule]]\npriority = 9\nfwmark = {value}\ntable = 7\n");
+            policy(&text, None)
+        };
+        let place = |to: &Policy| {
+            let (_, steps) = way(&of_value(1, ""), to);
+            let at = |what: fn(&Step) -> bool| steps.iter().position(what);
+            let marks = at(|step| matches!(step, Step::SetMarks { .. }));
+            [
+                at(|step| matches!(step, Step::AddRule(_))) < marks,
+                marks < at(|step| matches!(step, Step::DeleteRule(_))),
+            ]
+        };
+        assert_eq!(place(&of_value(2, "")), [true, true], "behind the new rule, before the old one goes");
+        let more = "[[rule]]\npriority = 5\nfwmark = 5\ntable = 5\n[[mark]]\niif = \"a\"\nset = 5\n";
+        assert_eq!(place(&of_value(1, more)), [false, false], "one more: ahead of its rule; and none goes");
     }
 
     #[test]
