@@ -85,7 +85,7 @@ fn carried(old: &[MarkRule], new: &[MarkRule], rules: &[&Rule]) -> Vec<MarkRule>
     if all == 0 {
         return Vec::new();
     }
-    let mut statement = new.iter().map(|mark| mark.statement + 1).max().unwrap_or(0);
+    let first = new.iter().map(|mark| mark.statement + 1).max().unwrap_or(0);
     let plain = |family, statement, fwmark, mask| MarkRule {
         family,
         statement,
@@ -94,9 +94,8 @@ fn carried(old: &[MarkRule], new: &[MarkRule], rules: &[&Rule]) -> Vec<MarkRule>
         mask,
         membership: true,
     };
-    let mut carried: Vec<MarkRule> = Family::BOTH.map(|family| plain(family, statement, None, all)).into();
-    for group in groups {
-        statement += 1;
+    let mut carried: Vec<MarkRule> = Family::BOTH.map(|family| plain(family, first, None, all)).into();
+    for (statement, group) in (first + 1..).zip(groups) {
         // Who carries a whole mark that is compared now keeps it, as in the new list.
         let kept = whole
             .iter()
