@@ -15,7 +15,7 @@ use router_common::classify::Tables;
 use router_common::flow::{Recall, look};
 use router_common::interval::{self, Line, Lines, Tree};
 use router_common::layout::*;
-use router_common::packet::{IPV4, Packet};
+use router_common::packet::IPV4;
 use router_common::steps::{Lists, Walk, filter_step, mark_step, rule_step};
 
 /// Written by the loader through a mapping of its memory.

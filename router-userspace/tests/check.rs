@@ -55,6 +55,18 @@ fn a_wrong_file_is_status_2_with_all_its_errors() {
 }
 
 #[test]
+fn an_output_that_takes_nothing_is_told_on_standard_error() {
+    for arguments in [&["check", "-"][..], &["--json", "check", "-"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wayfork"));
+        let output = command.args(arguments).stdin(Stdio::null()).stdout(full).output().expect("wayfork ends");
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("No space left on device"), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
 fn files_that_are_no_policy_are_status_2() {
     let missing = check(&["--json", "/nonexistent/policy.toml"], b"");
     assert_eq!(missing.status.code(), Some(2));

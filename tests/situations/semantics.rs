@@ -48,6 +48,40 @@ fn a_ttl_that_ends_here_draws_time_exceeded() -> Result<()> {
 }
 
 #[test]
+fn towards_an_ifb_device_nothing_leaves_and_nothing_comes_in_again() -> Result<()> {
+    let twins = twins!();
+    twins.ip("link add ifb8 type ifb
+              link set ifb8 up
+              route add 111.11.1.1 dev ifb8
+              neigh add 111.11.1.1 lladdr 02:00:00:00:00:08 dev ifb8 nud permanent")?;
+    let daemon = twins.run("ebpf", "")?;
+    // Its TTL would end if it were forwarded twice.
+    let arrivals: Vec<Arrival> = both("ifb", |packet| packet.ttl = 2)?.into_iter().take(1).collect();
+    let all = twins.compare(&arrivals)?;
+    ensure!(of_stack(&all, &arrivals)[0].is_empty(), "{}", text(&all));
+    assert_eq!((acted(&twins.with, "redirect")?, passed(&twins.with, "egress-interface")?), (0, 1));
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_gateway_behind_a_route_of_scope_host_counts_as_none() -> Result<()> {
+    let twins = twins!();
+    // The destination is a neighbour by an address of its own, which tells it from the gateway.
+    twins.ip("route add 10.2.0.2/32 dev n2 scope host
+              route add 111.11.1.1 via 10.2.0.2
+              neigh replace 111.11.1.1 lladdr 02:00:00:00:00:08 dev n2 nud permanent")?;
+    let daemon = twins.run("ebpf", "")?;
+    let arrivals: Vec<Arrival> = both("gateway", |_| {})?.into_iter().take(1).collect();
+    let all = twins.compare(&arrivals)?;
+    all_by(&all, &arrivals, "n2")?;
+    assert_eq!(of_stack(&all, &arrivals)[0][0].caught.frame[..6], [2, 0, 0, 0, 0, 8]);
+    assert_eq!(passed(&twins.with, "route-kind")?, 1);
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+#[test]
 fn ip_options_are_filled_in_by_the_stack() -> Result<()> {
     let twins = twins!();
     let daemon = twins.run("ebpf", "")?;

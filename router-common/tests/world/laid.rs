@@ -13,6 +13,9 @@ use std::collections::HashMap;
 /// First key, last key and value; of several that hold a key the narrowest counts.
 pub type Ranges = Vec<(u128, u128, u32)>;
 
+/// The tags of a place, and what it keeps.
+type Place = (u16, Flow, Flow6);
+
 pub struct Laid {
     pub config: Config,
     pub links: Vec<LinkEntry>,
@@ -33,7 +36,7 @@ pub struct Laid {
     device_mtu_of_segments: Option<u32>,
     pub seconds: u32,
     /// By place; None: nothing is kept.
-    flows: Option<RefCell<HashMap<u32, (u16, Flow, Flow6)>>>,
+    flows: Option<RefCell<HashMap<u32, Place>>>,
     /// How many packets met what was kept.
     pub recalled: Cell<u32>,
 }
@@ -317,7 +320,7 @@ impl Tables for Laid {
     fn keep(&self, epoch: u32, mark: u32, walk: &Walk) {
         let Some(flows) = &self.flows else { return };
         let mut flows = flows.borrow_mut();
-        let (_, flow, rest) = flows.get_mut(&Flow::place(&walk.packet, mark).0).unwrap();
+        let (_, flow, rest) = flows.get_mut(&Flow::place(&walk.packet, mark).0).expect("`recall` has made it");
         flow.keep(rest, epoch, mark, walk);
     }
 }

@@ -103,8 +103,10 @@ pub fn failed(json: bool, color: Color, error: &anyhow::Error) -> Exit {
         ),
         (false, None) => print_error(&format!("wayfork: {}\n", with_causes(error))),
     };
-    // Where not even the error can be written, the status is all that is left to say.
-    drop(written);
+    if json && written.is_err_and(|unwritten| !ended_quietly(&unwritten)) {
+        // Standard output takes nothing, and that is what a script's log should hold. Beyond this the status is all that is left.
+        drop(print_error(&format!("wayfork: {}\n", with_causes(error))));
+    }
     exit
 }
 

@@ -59,11 +59,16 @@ pub(super) fn mtu6(link: &Link) -> u32 {
     }
 }
 
-/// Whether a packet without a route attached can be given to the device: Ethernet devices take any frame; of those without a
-/// link-layer header only these decide by the packet alone. Tunnels such as xfrm, vti, ipip look at `skb_dst`.
+/// Kinds of Ethernet devices that tell a redirected packet from the stack's: a VRF routes it once more, tunnels without a fixed far
+/// end ask the route attached for one (`ip_tunnel_xmit`, `ip6_tnl_xmit`), and IFB lets what was redirected come in again and drops
+/// everything else (`ifb_xmit`).
+const LOOK_BEYOND_THE_FRAME: [&str; 6] = ["vrf", "gretap", "erspan", "ip6gretap", "ip6erspan", "ifb"];
+
+/// Whether a packet without a route attached can be given to the device: Ethernet devices take any frame, but for a few kinds; of those
+/// without a link-layer header only these decide by the packet alone. Tunnels such as xfrm, vti, ipip look at `skb_dst`.
 fn can_transmit(link: &Link) -> bool {
     match link.arphrd {
-        ARPHRD_ETHER => link.mac.is_some() && link.kind != "vrf",
+        ARPHRD_ETHER => link.mac.is_some() && !LOOK_BEYOND_THE_FRAME.contains(&link.kind.as_str()),
         ARPHRD_NONE => matches!(link.kind.as_str(), "tun" | "wireguard"),
         _ => false,
     }

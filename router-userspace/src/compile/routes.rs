@@ -2,7 +2,7 @@
 
 use super::interval::{self, Range, flatten, overlay, tree32, tree128};
 use super::{Generation, links, words};
-use crate::model::{Family, Host, NextHop, Route, RouteKind, Rule, RuleAction, TABLE_LOCAL};
+use crate::model::{Family, Host, NextHop, Route, RouteKind, Rule, RuleAction, SCOPE_HOST, TABLE_LOCAL};
 use ipnet::IpNet;
 use router_common::layout::{
     NeighbourKey, ROUTE_BLACKHOLE, ROUTE_HAS_GROUP, ROUTE_HAS_NEXT_HOPS, ROUTE_LEADS_OUT, ROUTE_LOCAL_FIRST,
@@ -148,8 +148,8 @@ impl Entries {
     }
 }
 
-/// The IPv4 prefixes that this host delivers to itself, where the kernel's look-up of a gateway can come upon them: it looks into the
-/// route's own table, then walks the rules for a packet without a mark.
+/// The IPv4 prefixes that end at this host by the scope of their routes, where the kernel's look-up of a gateway can come upon them: it
+/// looks into the route's own table, then walks the rules for a packet without a mark.
 struct OwnAddresses(Vec<(Option<u32>, IpNet)>);
 
 impl OwnAddresses {
@@ -168,13 +168,16 @@ impl OwnAddresses {
             _ => None,
         };
         let reached: BTreeSet<u32> = host.rules_of(Family::Ipv4).filter(meets).filter_map(table).collect();
-        let local = |route: &&Route| route.kind == RouteKind::Local && route.family == Family::Ipv4;
+        let ends_here = |route: &&Route| {
+            let kind = matches!(route.kind, RouteKind::Local | RouteKind::Unicast);
+            kind && route.scope >= SCOPE_HOST && route.family == Family::Ipv4
+        };
         let of = |route: &Route| (Some(route.table).filter(|table| !reached.contains(table)), route.dst);
-        OwnAddresses(host.routes.iter().filter(local).map(of).collect())
+        OwnAddresses(host.routes.iter().filter(ends_here).map(of).collect())
     }
 
-    /// Whether the gateway is an address of this host itself. If it was one already when the route was made, its scope is
-    /// `host`, and the kernel sends as if the route had no gateway (`fib_check_nh_v4_gw()`, `rt_set_nexthop()`). No dump tells.
+    /// Whether the way to the gateway ends at this host itself. If it did already when the route was made, its next hop has the
+    /// scope `host`, and the kernel sends as if the route had no gateway (`fib_check_nh_v4_gw()`, `rt_set_nexthop()`). No dump tells.
     fn is_gateway_of(&self, route: &Route, hop: &NextHop) -> bool {
         let own = |via| {
             let holds = |(only, net): &(Option<u32>, IpNet)| {

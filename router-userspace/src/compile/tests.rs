@@ -364,6 +364,16 @@ fn what_the_settings_forbid_an_interface() {
 }
 
 #[test]
+fn no_redirect_towards_what_tells_it_from_the_stacks_packets() {
+    use router_common::layout::LINK_EGRESS;
+    let mut host = host(vec![], vec![]);
+    for (kind, expected) in [("", true), ("veth", true), ("gretap", false), ("ip6erspan", false), ("ifb", false)] {
+        host.links.insert(2, Link { kind: kind.into(), ..link(2, "out") });
+        assert_eq!(run(&host).links[1].flags & LINK_EGRESS != 0, expected, "{kind}");
+    }
+}
+
+#[test]
 fn an_mtu_of_an_ipv6_route_is_bound_by_the_interface_unless_it_is_locked() {
     let with_mtu = |table, dst, mtu, mtu_locked| {
         let via = if table == 4 { "10.0.0.1" } else { "2001:db8::1" };
@@ -397,6 +407,10 @@ fn a_gateway_that_is_an_address_of_this_host_is_a_doubt() {
     let without_mark = generation(vec![Rule { selectors: marked(0), ..local() }]);
     assert_eq!(source(&without_mark, "10.10.0.0"), Some(SOURCE_ONLINK));
     assert_eq!(source(&generation(vec![]), "10.10.0.0"), None);
+    // A unicast route says so too, by its scope.
+    let of_scope = |scope| [Route { scope, ..route(254, "10.9.0.0/24", None, 1) }, to("10.10.0.0/24", false)];
+    assert_eq!(kinds(&of_scope(254))[1], unseen(PassReason::RouteKind));
+    assert_eq!(kinds(&of_scope(253))[1], UNICAST);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The steps from what the kernel holds to what it is to hold.
 
 use super::desired::Desired;
+use super::handover::hand_over;
 use super::{routes, rules};
 use crate::model::{Host, MarkRule, OWN_PROTOCOL, Route, Rule};
 
@@ -40,6 +41,8 @@ pub(super) struct Own {
 pub struct Changes {
     /// In the order in which they are to be taken.
     pub steps: Vec<Step>,
+    /// When so many are taken, all new rules are there and hardly an old one is gone.
+    pub(super) turn: usize,
     pub(super) before: Own,
 }
 
@@ -60,11 +63,12 @@ impl Changes {
     }
 
     /// The marks that are installed now, where the caller knows them: the kernel tells only their digest, and without the
-    /// marks a failure later on cannot put them back. Ignored where the digest is another.
+    /// marks a failure later on cannot put them back, nor are the bits of sets handed over. Ignored where the digest is another.
     #[must_use]
     pub fn with_installed_marks(mut self, marks: &[MarkRule]) -> Self {
         if self.before.digest == Some(mark_digest(marks)) {
             self.before.marks = Some(marks.to_vec());
+            hand_over(&mut self.steps, self.turn, &self.before);
         }
         self
     }
@@ -94,7 +98,8 @@ pub(super) fn diff_within(
         digest: installed_marks,
         marks: None,
     };
-    Changes { steps: between(&host.rules, &host.routes, installed_marks, &want, limits), before }
+    let (steps, turn) = with_turn(&host.rules, &host.routes, installed_marks, &want, limits);
+    Changes { steps, turn, before }
 }
 
 /// The steps from a state to one whose own part is `want`: new before old, so that nothing points to what is not there.
@@ -106,6 +111,17 @@ pub(super) fn between(
     want: &Own,
     limits: rules::Limits,
 ) -> Vec<Step> {
+    with_turn(rules_now, routes_now, digest_now, want, limits).0
+}
+
+/// The same, with [`Changes::turn`].
+fn with_turn(
+    rules_now: &[Rule],
+    routes_now: &[Route],
+    digest_now: Option<u64>,
+    want: &Own,
+    limits: rules::Limits,
+) -> (Vec<Step>, usize) {
     let routes = routes::steps(routes_now, &want.routes);
     let rules = rules::steps(rules_now, &want.rules, limits);
     let marks = match &want.marks {
@@ -120,10 +136,11 @@ pub(super) fn between(
     let mut steps = routes.add;
     steps.extend(marks_first);
     steps.extend(rules.add);
+    let turn = steps.len();
     steps.extend(rules.delete);
     steps.extend(marks_last);
     steps.extend(routes.delete);
-    steps
+    (steps, turn)
 }
 
 /// What tells one list of marks from another; never 0, which stands for a table that was changed by hand.

@@ -10,6 +10,7 @@ mod cover;
 mod desired;
 mod diff;
 mod group;
+mod handover;
 mod jumps;
 mod plan;
 mod resolve;

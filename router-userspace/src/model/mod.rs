@@ -13,7 +13,7 @@ mod set;
 pub use feature::RuleFeature;
 pub use host::{Address, DeviceConf, Host, Link, Neighbour, NeighbourState, Settings};
 pub use identity::{OWN_PROTOCOL, protocol_name, rule_id, rule_ids};
-pub use route::{NextHop, Route, RouteKind};
+pub use route::{NextHop, Route, RouteKind, SCOPE_HOST};
 pub use rule::{Attached, FLOWLABEL_MASK, MarkRule, MarkSelectors, Ports, Rule, RuleAction, Selectors, display_rules};
 pub(crate) use scaffold::STAYING;
 pub use set::{AddressSet, PrefixSet, Ranges, Side, difference};

@@ -4,6 +4,9 @@ use super::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
+/// RT_SCOPE_HOST: nothing beyond this host, so no gateway. Routes to this host have it, and unicast ones that somebody gives it.
+pub const SCOPE_HOST: u8 = 254;
+
 /// What a route says (RTN_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -3,7 +3,7 @@
 use super::super::write::{Section, quoted};
 use super::Import;
 use crate::model::{
-    Family, NextHop, OWN_PROTOCOL, Route, RouteKind, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, protocol_name,
+    Family, NextHop, OWN_PROTOCOL, Route, RouteKind, SCOPE_HOST, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, protocol_name,
 };
 use crate::policy::{Policy, PolicyRoute, Via};
 use std::collections::HashSet;
@@ -56,6 +56,7 @@ impl Import<'_> {
             (route.nexthops.iter().any(|hop| hop.encap), "it wraps the packet"),
             (route.nexthops.iter().any(|hop| hop.realms != 0), "it has realms"),
             (route.expires.is_some(), "it is there for some time only"),
+            (route.kind == RouteKind::Unicast && route.scope >= SCOPE_HOST, "its scope is that of a host"),
         ];
         if let Some((_, why)) = unsaid.iter().find(|(is, _)| *is) {
             return Err((*why).to_owned());

@@ -1,7 +1,7 @@
 //! What one table answers: `fib_table_lookup` (net/ipv4/fib_trie.c), `fib6_table_lookup` and `rt6_select` (net/ipv6/route.c).
 
 use super::Flow;
-use crate::model::{Family, Host, NeighbourState, NextHop, Route, RouteKind};
+use crate::model::{Family, Host, NeighbourState, NextHop, Route, RouteKind, SCOPE_HOST};
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -61,7 +61,12 @@ impl<'a> Fib<'a> {
                 by_object.entry((hop.via, hop.dev)).or_default().push(index);
             }
         }
-        let own4 = host.routes.iter().filter(|route| route.family == Family::Ipv4 && route.kind == RouteKind::Local);
+        let kept_here = |route: &&Route| match route.kind {
+            RouteKind::Local => true,
+            RouteKind::Unicast => route.scope >= SCOPE_HOST,
+            _ => false,
+        };
+        let own4 = host.routes.iter().filter(|route| route.family == Family::Ipv4).filter(kept_here);
         let own4 = own4.map(|route| route.dst).chain(host.addresses.iter().map(|address| address.addr.into()));
         Fib { host, tables, by_object, own4: own4.collect() }
     }
@@ -77,7 +82,7 @@ impl<'a> Fib<'a> {
         std::iter::once(route).chain(others).collect()
     }
 
-    /// Whether an IPv4 gateway is one of this host's addresses to some table. Where the table that was asked when the route was
+    /// Whether an IPv4 gateway is one of this host's addresses to some table, or reached by a route of the scope of a host. Where the table that was asked when the route was
     /// added said so, the next hop has the scope of a host and the packet goes to its destination without the gateway
     /// (`fib_check_nh_v4_gw`, net/ipv4/fib_semantics.c; `rt_set_nexthop`, net/ipv4/route.c); nothing shows it later.
     pub fn may_be_here(&self, hop: &NextHop) -> bool {

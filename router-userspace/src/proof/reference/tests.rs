@@ -79,6 +79,13 @@ fn a_gateway_that_is_an_address_of_this_host_may_count_as_none() {
     host.addresses.push(own);
     let vias: Vec<_> = decide(&host, &v4()).ways.iter().map(|way| (way.oif, way.via)).take(2).collect();
     assert_eq!(vias, [(3, None), (3, Some(ip("10.1.0.1")))]);
+    host.addresses.clear();
+    let ways = |scope| {
+        let mut host = host.clone();
+        host.routes.push(Route { scope, ..route(254, "10.1.0.1/32", 3, None) });
+        decide(&host, &v4()).ways.iter().any(|way| way.via.is_none())
+    };
+    assert_eq!((ways(253), ways(254)), (false, true), "a route to the gateway may have the scope of a host");
 }
 
 #[test]
