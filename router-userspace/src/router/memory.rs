@@ -110,6 +110,16 @@ impl Need {
     }
 }
 
+/// Gives back to the system what is free: after a change of many rules that is more than is in use, in pieces that the allocator
+/// keeps for another time.
+pub(super) fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it has no conditions.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
 /// What bounds this process's memory now. What cannot be read bounds nothing.
 pub(super) fn left() -> Vec<Left> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();

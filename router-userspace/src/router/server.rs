@@ -44,7 +44,9 @@ async fn client(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result
     if line.is_empty() {
         return Ok(()); // Somebody asked only who is here.
     }
-    let response = match serde_json::from_str(&line) {
+    let request = serde_json::from_str(&line);
+    drop(line);
+    let response = match request {
         Ok(request) => {
             let (sender, receiver) = oneshot::channel();
             let gone = || Response::Failed { exit: 3, message: "the router is ending".into() };
