@@ -187,9 +187,7 @@ impl Tables {
     }
 
     pub fn renew_lease(&mut self, duration: Duration) -> Result<()> {
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-            .map_err(|error| Error::from_os("read CLOCK_MONOTONIC", error.into()))?;
-        let until = if duration.is_zero() { Duration::ZERO } else { Duration::from(now).saturating_add(duration) };
+        let until = if duration.is_zero() { Duration::ZERO } else { now()?.saturating_add(duration) };
         let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
         self.lease.set(0, until, 0).map_err(|error| Error::from_map("write the map LEASE", error))
     }
@@ -240,6 +238,12 @@ impl Tables {
         let at = self.known_links.binary_search_by_key(&ifindex, |link| link.index).ok()?;
         self.known_links.get(at)
     }
+}
+
+/// The time by which leases are told: CLOCK_MONOTONIC.
+pub(super) fn now() -> Result<Duration> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map(Duration::from).map_err(|error| Error::from_os("read CLOCK_MONOTONIC", error.into()))
 }
 
 /// A neighbour as it lies in `GATEWAYS`.

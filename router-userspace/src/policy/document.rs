@@ -2,6 +2,7 @@
 
 use super::cursor::{Field, Findings, Section, nearest, parse_number, quote, type_name};
 use super::diagnostic::{Diagnostic, Rejected, Source, Span};
+use super::memory::{self, Room};
 use super::names::{STANDARD, TableNames, Tables, table_number};
 use super::values::{choice, mark};
 use super::{Bypass, Counts, FastPathCap, Loaded, LoweredRule, Mode, Policy, PolicyRoute, RouterSettings, Table};
@@ -13,11 +14,20 @@ use toml::de::{DeTable, DeValue};
 
 const SECTIONS: [&str; 6] = ["router", "tables", "sets", "route", "mark", "rule"];
 
-/// Parses and validates a text.
-pub(super) fn parse(text: Source, names: &TableNames, files: &sets::ReadFile<'_>) -> Result<Loaded, Rejected> {
+/// Parses and validates a text. `room` is asked whether there is memory for the rules that it comes to.
+pub(super) fn parse(
+    text: Source,
+    names: &TableNames,
+    files: &sets::ReadFile<'_>,
+    room: &Room<'_>,
+) -> Result<Loaded, Rejected> {
     let ((policy, counts), errors, warnings) = {
         let mut findings = Findings::new(&text);
         let read = read(&mut findings, &text, names, files);
+        if !room(memory::of_rules(&read.statements)) {
+            findings.error(0..0, "it would not fit in memory", "");
+            return Err(Rejected { errors: findings.errors, warnings: Vec::new(), text: text.clone() });
+        }
         let policy = put_together(&mut findings, &text, read);
         findings.finish();
         (policy, findings.errors, findings.warnings)

@@ -50,8 +50,6 @@ pub(super) struct Engine {
     /// The fast path decides, as far as the lease goes.
     pub(super) active: bool,
     pub(super) since: Instant,
-    /// The first policy is in force.
-    pub(super) started: bool,
     pub(super) surveyed: Instant,
     /// Runs while there is a fast path.
     pub(super) watch: Option<Watch>,
@@ -63,6 +61,8 @@ pub(super) struct Engine {
     pub(super) ending: Arc<AtomicBool>,
     /// The last pass was out of date before it was done: there has to be another.
     pub(super) outdated: bool,
+    /// Something that nobody announces has changed during a pass.
+    pub(super) doubted: bool,
     pub(super) shadow: Option<Shadow>,
 }
 
@@ -93,12 +93,12 @@ impl Engine {
             updates: 0,
             active: false,
             since: now,
-            started: false,
             surveyed: now,
             watch: None,
             behind: false,
             monitor: Arc::new(Mutex::new(monitor)),
             outdated: false,
+            doubted: false,
             shadow: options.shadow.as_ref().map(Shadow::start).transpose()?,
             ending: Arc::default(),
         })
@@ -132,7 +132,6 @@ impl Engine {
         self.settle(&policy, true)?;
         self.behind = self.outdated;
         self.since = Instant::now();
-        self.started = true;
         Ok(())
     }
 

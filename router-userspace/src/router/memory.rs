@@ -56,6 +56,11 @@ pub struct TooLittle {
     left: Left,
 }
 
+/// Whether there are so many bytes of memory for reading a policy: to be asked before it is read, for [`crate::policy::load_within`].
+pub fn room(bytes: u64) -> Result<(), TooLittle> {
+    Need { process: bytes, ..Need::default() }.check(left())
+}
+
 impl Engine {
     /// Refuses what would not fit in memory.
     pub(super) fn afford(&self, policy: &Policy, host: &Host) -> Result<(), RouterError> {
@@ -99,12 +104,12 @@ impl Need {
 
     /// All of it.
     fn sum(self) -> u64 {
-        self.process + self.maps + self.mirror
+        self.process.saturating_add(self.maps).saturating_add(self.mirror)
     }
 
     /// Whether there is that much everywhere; else where not.
     pub fn check(self, all: Vec<Left>) -> Result<(), TooLittle> {
-        let needed = |left: &Left| if left.of_process { self.process + self.maps } else { self.sum() };
+        let needed = |left: &Left| if left.of_process { self.process.saturating_add(self.maps) } else { self.sum() };
         let short = all.into_iter().filter(|left| needed(left) > left.bytes);
         short.min_by_key(|left| left.bytes).map_or(Ok(()), |left| Err(TooLittle { need: self, left }))
     }
@@ -174,6 +179,9 @@ impl fmt::Display for Bytes {
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [all, process, maps, mirror] = [self.sum(), self.process, self.maps, self.mirror].map(Bytes);
+        if self.maps + self.mirror == 0 {
+            return write!(f, "{all} by estimate to be read alone");
+        }
         write!(
             f,
             "{all} by estimate ({process} for wayfork, {maps} for its maps, {mirror} for the kernel's rules and sets)"

@@ -17,6 +17,7 @@ mod shadow;
 pub mod status;
 mod watch;
 
+pub use memory::{TooLittle, room};
 pub use run_loop::run;
 pub use shadow::{BadRate, Rate, ShadowOptions};
 

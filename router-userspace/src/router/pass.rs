@@ -46,7 +46,8 @@ impl Engine {
         let again = self.take_in(heard.neighbours) | heard.again | self.note_announced();
         // Only a neighbour's change may have stopped it, which is in the maps now; but the pass is over.
         let stopped = self.active && self.fast.as_ref().is_some_and(|fast| !fast.is_active());
-        self.outdated = again | stopped | matches!(done, Ok(true));
+        let doubted = std::mem::take(&mut self.doubted);
+        self.outdated = again | stopped | doubted | matches!(done, Ok(true));
         if self.outdated {
             self.suspend();
         }
@@ -87,7 +88,10 @@ impl Engine {
         }
         match self.cheap_changed() {
             Ok(false) => self.renew_lease(),
-            _ => self.suspend(),
+            _ => {
+                self.suspend();
+                self.doubted = true;
+            }
         }
     }
 

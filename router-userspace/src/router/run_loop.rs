@@ -4,7 +4,7 @@ use super::control::{self, NewPolicy, Request, Response};
 use super::engine::Engine;
 use super::server::{self, Call};
 use super::{Options, PolicyFile, RouterError, memory};
-use crate::policy::{self, Mode, TableNames};
+use crate::policy::{self, Mode, Refused, TableNames};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -121,15 +121,17 @@ fn reload(engine: &mut Engine, policy: Option<NewPolicy>) -> Response {
     let names = TableNames::of_host();
     let (loaded, file) = match (policy, engine.file().cloned()) {
         (Some(NewPolicy { name, path, folder, text }), _) => {
-            (policy::parse_in(&folder, &name, &text, &names), path.map(|path| PolicyFile { name, path }))
+            let loaded = policy::parse_within(&folder, &name, &text, &names, &memory::room);
+            (loaded, path.map(|path| PolicyFile { name, path }))
         }
-        (None, Some(file)) => (policy::load_file(&file.name, &file.path, &names), Some(file)),
+        (None, Some(file)) => (policy::load_file_within(&file.name, &file.path, &names, &memory::room), Some(file)),
         (None, None) => return refused(2, "the router has no file to read again; name one: wayfork reload FILE"),
     };
     // Of what was read only the policy is kept, while it is put in force.
     let policy = match loaded.map(|loaded| loaded.policy) {
         Ok(policy) => policy,
-        Err(rejected) => return refused(2, &rejected.to_string()),
+        Err(Refused::Rejected(rejected)) => return refused(2, &rejected.to_string()),
+        Err(Refused::Room(error)) => return refused(3, &error.to_string()),
     };
     let done = engine.reload(policy, file);
     memory::give_back();

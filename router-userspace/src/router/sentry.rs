@@ -82,25 +82,27 @@ fn listen(monitor: &Mutex<Monitor>, announced: &OwnedFd, end: &EventFd, mut guar
     loop {
         let wait = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut both = [wait(announced.as_fd()), wait(end.as_fd())];
-        match poll(&mut both, PollTimeout::NONE) {
-            Ok(_) => {}
+        let waited = match poll(&mut both, PollTimeout::NONE) {
             Err(nix::errno::Errno::EINTR) => continue,
-            Err(error) => {
-                tracing::warn!("sentry: {error}");
-                heard.again = true;
-            }
-        }
-        let ending = both[1].any() != Some(false);
+            waited => waited,
+        };
+        // Before the last look it is the sentry's, after it the loop's.
+        let ending = waited.is_err() || both[1].any() == Some(true);
         let events = lock(monitor).next_events().unwrap_or_else(|error| {
             tracing::warn!("{error}");
             vec![Event::Overrun]
         });
-        if heard.note(events, guarded.as_ref().map(|guarded| &guarded.neighbours))
-            && let Some(Guarded { mut stop, .. }) = guarded.take()
-        {
-            stop();
+        let stop = heard.note(events, guarded.as_ref().map(|guarded| &guarded.neighbours));
+        if let Err(error) = waited {
+            tracing::warn!("wait for the kernel's announcements: {error}");
+            heard.again = true;
         }
-        if ending || heard.again && both[0].any().is_none() {
+        if stop || waited.is_err() {
+            if let Some(Guarded { mut stop, .. }) = guarded.take() {
+                stop();
+            }
+        }
+        if ending {
             return heard;
         }
     }
@@ -130,5 +132,107 @@ impl Heard {
             }
         }
         stop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::kernel::admin::{Admin, NewLink};
+    use crate::kernel::{Kernel, Netlink, Netns};
+    use crate::model::{Family, Rule};
+    use std::net::IpAddr;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A namespace with the device `a`, a monitor that leaves out what `own` does, and a sentry that counts what it stops.
+    struct Post {
+        namespace: Netns,
+        own: Netlink,
+        other: Netlink,
+        monitor: Arc<Mutex<Monitor>>,
+        stops: Arc<AtomicU32>,
+    }
+
+    impl Post {
+        /// None, said loudly, where no namespace can be made.
+        fn new() -> Option<Self> {
+            let namespace = match Netns::new() {
+                Err(error) if error.errno() == nix::libc::EPERM => {
+                    eprintln!("SKIPPED: not allowed to make network namespaces");
+                    return None;
+                }
+                made => made.unwrap(),
+            };
+            let open = || {
+                let mut admin = Admin::open().unwrap();
+                admin.veth(NewLink::named("a"), NewLink::named("b")).unwrap();
+                let (own, other) = (Netlink::open().unwrap(), Netlink::open().unwrap());
+                let mut monitor = Monitor::open().unwrap();
+                monitor.leave_out(own.port());
+                (own, other, monitor)
+            };
+            let (own, other, monitor) = namespace.run(open).unwrap();
+            let monitor = Arc::new(Mutex::new(monitor));
+            Some(Post { namespace, own, other, monitor, stops: Arc::default() })
+        }
+
+        fn guard(&self, neighbours: BTreeMap<NeighbourKey, NeighbourEntry>) -> Sentry {
+            lock(&self.monitor).forget().unwrap();
+            let stops = Arc::clone(&self.stops);
+            let stop = Box::new(move || {
+                stops.fetch_add(1, Ordering::Relaxed);
+            });
+            Sentry::post(Arc::clone(&self.monitor), Some(Guarded { stop, neighbours })).unwrap()
+        }
+
+        fn stopped(&self) -> u32 {
+            self.stops.swap(0, Ordering::Relaxed)
+        }
+
+        fn set_neighbour(&self, addr: IpAddr, mac: [u8; 6]) {
+            self.namespace.run(|| Admin::open().unwrap().set_neighbour("a", addr, mac).unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_change_of_anybody_else_stops_the_fast_path_and_one_of_its_own_does_not() {
+        let Some(mut post) = Post::new() else { return };
+        let rule = Rule::lookup(Family::Ipv4, 100, 5);
+        let sentry = post.guard(BTreeMap::new());
+        post.own.add_rule(&rule).unwrap();
+        assert!(!sentry.relieve().again);
+        assert_eq!(post.stopped(), 0);
+        let sentry = post.guard(BTreeMap::new());
+        post.other.delete_rule(&rule).unwrap();
+        post.other.add_rule(&rule).unwrap();
+        assert!(sentry.relieve().again);
+        assert_eq!(post.stopped(), 1, "once");
+    }
+
+    #[test]
+    fn a_neighbour_that_is_news_stops_the_fast_path_and_is_handed_on() {
+        let Some(post) = Post::new() else { return };
+        let (addr, mac) = ("10.0.0.9".parse::<IpAddr>().unwrap(), [2, 0, 0, 0, 0, 9]);
+        let index = post.namespace.run(|| Admin::open().unwrap().index("a").unwrap()).unwrap();
+        let entry = NeighbourEntry { mac: bytemuck::cast(mac), usable: 1 };
+        let known = BTreeMap::from([(neighbour_key(index, addr), entry)]);
+        for (known, stops) in [(known, 0), (BTreeMap::new(), 1)] {
+            let sentry = post.guard(known);
+            post.set_neighbour(addr, mac);
+            let heard = sentry.relieve();
+            assert!(!heard.again, "neighbours are followed");
+            assert_eq!(heard.neighbours.len(), 1, "{heard:?}");
+            assert_eq!(post.stopped(), stops);
+            post.namespace.run(|| Admin::open().unwrap().delete_neighbour("a", addr).unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_told_before_the_relief_is_heard_without_anybody_to_stop() {
+        let Some(mut post) = Post::new() else { return };
+        let sentry = Sentry::post(Arc::clone(&post.monitor), None).unwrap();
+        post.other.add_rule(&Rule::lookup(Family::Ipv4, 100, 5)).unwrap();
+        assert!(sentry.relieve().again);
     }
 }
