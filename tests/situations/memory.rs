@@ -10,12 +10,12 @@ use wayfork_tests::{Bed, POLICY};
 
 /// The address space that Wayfork gets: enough for [`POLICY`], too little for [`large`] once it is read, and for the others even
 /// to be read.
-const SPACE: &str = "--as=402653184";
+const SPACE: &str = "--as=335544320";
 
-/// 100,000 rules more.
+/// 150,000 rules more.
 fn large() -> String {
     let mut policy = format!("{POLICY}\n[[rule]]\npriority = 20000\ntable = 111\nfrom = [\n");
-    for number in 0..100_000u32 {
+    for number in 0..150_000u32 {
         // Writing to a String does not fail.
         writeln!(policy, "\"10.{}.{}.{}/31\",", 100 + (number >> 15), number >> 7 & 255, number << 1 & 255)
             .unwrap_or_default();
@@ -23,10 +23,14 @@ fn large() -> String {
     policy + "]\n"
 }
 
-/// Few lines, from which 490,000 rules come.
+/// Few lines, from which 240,000 rules come, and another 240,000.
 fn product() -> String {
-    let list = |first: u32| (0..700).map(|at| format!("\"{first}.0.{}.{}/32\"", at >> 8, at & 255)).collect::<Vec<_>>().join(",");
-    format!("{POLICY}\n[[rule]]\npriority = 20000\ntable = 111\nfrom = [{}]\nto = [{}]\n", list(100), list(101))
+    let prefix = |first: u32, at: u32| format!("\"{first}.0.{}.{}/32\"", at >> 8, at & 255);
+    let list = |first| (0..490).map(|at| prefix(first, at)).collect::<Vec<_>>().join(",");
+    let rule = |priority| {
+        format!("[[rule]]\npriority = {priority}\ntable = 111\nfrom = [{}]\nto = [{}]\n", list(100), list(101))
+    };
+    format!("{POLICY}\n{}{}", rule(20000), rule(20001))
 }
 
 /// So many sections that the document alone is too much.

@@ -12,11 +12,11 @@ const PER_BYTE: u64 = 3;
 /// What a table takes while it is parsed: a section, or what stands in braces.
 const PER_TABLE: u64 = 1_500;
 /// What a value takes: one of a list, or that of a key.
-const PER_VALUE: u64 = 400;
+const PER_VALUE: u64 = 300;
 /// What a rule of the kernel takes that the file comes to: itself, and the search for rules that no packet reaches.
-const PER_RULE: u64 = 700;
+const PER_RULE: u64 = 600;
 /// What a byte of a set's file takes.
-const PER_SET_BYTE: u64 = 8;
+const PER_SET_BYTE: u64 = 4;
 
 /// Asked before so many bytes are used: whether there is room for them.
 pub(super) type Room<'a> = dyn Fn(u64) -> bool + 'a;

@@ -14,8 +14,8 @@ use std::fs;
 use std::path::Path;
 
 /// What the process keeps of a rule of the file besides its maps, at most at one time: in the policy, in the kernel's list as read
-/// and as wanted, in what is being compiled and what is installed. Measured with 100,000: 3,750 at the start, 5,000 more at a reload.
-const PROCESS_PER_RULE: u64 = 4_400;
+/// and as wanted, in what is being compiled. Measured with 100,000: 1,850 at the start, 1,800 more at a reload.
+const PROCESS_PER_RULE: u64 = 2_200;
 /// The same of a rule of another program's. Measured: 1,500.
 const PROCESS_PER_FOREIGN: u64 = 1_600;
 /// The same of a route. Measured with 1,000,000 that are read and compiled: 600.

@@ -133,6 +133,7 @@ impl Engine {
         let bound = safety::bound(policy, &self.host, &self.facts, &self.in_force.set_bits)?;
         let policy = bound.map_or_else(|| Arc::clone(policy), Arc::new);
         let (judgement, desired) = guard::judged(&policy, &self.host, &self.facts, self.fast.is_some());
+        self.keep();
         let desired = desired.with_marks_taken(self.kernel.marks_are_anothers()?);
         desired.check()?;
         let changes = mirror::diff(&desired, &self.host, self.kernel.mark_chain()?);
@@ -249,6 +250,7 @@ impl Engine {
             Ok(generation) => generation,
             Err(error) => return self.give_up(mode, error.to_string()),
         };
+        self.keep();
         if mode == Mode::Ebpf && self.updates == 0 {
             self.demand_fast_path()?;
         }
