@@ -251,7 +251,8 @@ fn a_refused_policy_leaves_the_fast_path_alone() -> Result<()> {
     bed.warm()?;
     let before = bed.status()?;
     // The place of the router's own default route.
-    let taken = format!("{POLICY}\n[[route]]\nto = \"default\"\nvia = \"10.0.0.1\"\ndev = \"eth1\"\nfamily = \"ipv4\"\n");
+    let taken =
+        format!("{POLICY}\n[[route]]\nto = \"default\"\nvia = \"10.0.0.1\"\ndev = \"eth1\"\nfamily = \"ipv4\"\n");
     let output = bed.wayfork_with(&["reload", "-"], &taken)?;
     ensure!(output.status.code() == Some(3), "{output:?}");
     bed.expect("isp2")?;

@@ -2,8 +2,8 @@
 
 use super::{Exit, Failure};
 use crate::policy::{self, Loaded, Policy, Refused, TableNames};
-use crate::router::{self, PolicyFile};
 use crate::router::control::NewPolicy;
+use crate::router::{self, PolicyFile};
 use std::path::{Path, PathBuf};
 
 /// The policy of a file, or the empty one without a file. Table names of this host are known.

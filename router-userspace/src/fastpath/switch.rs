@@ -64,7 +64,10 @@ impl Stopper {
         let fd = IterableMap::map(config).fd().as_fd().try_clone_to_owned();
         let fd = fd.map_err(|error| Error::from_os("open the map CONFIG once more", error))?;
         let open = || Array::try_from(Map::Array(MapData::from_fd(fd)?));
-        Ok(Stopper { config: open().map_err(|error| Error::from_map("open the map CONFIG once more", error))?, current })
+        Ok(Stopper {
+            config: open().map_err(|error| Error::from_map("open the map CONFIG once more", error))?,
+            current,
+        })
     }
 
     /// Every packet passes from now on, until the next generation; a program that is deciding one may still end that.

@@ -155,7 +155,8 @@ impl Tables {
         let epoch = self.current().epoch;
         let config = Config { sample, generation, counters, epoch, active: 1, ..wanted.config };
         if same && self.current() == config && self.known_neighbours == wanted.neighbours {
-            return Ok(self.note(wanted));
+            self.note(wanted);
+            return Ok(());
         }
         self.suspend()?;
         with_each!(self, wanted, |map, values| map.write(values));

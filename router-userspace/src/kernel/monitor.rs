@@ -182,7 +182,8 @@ impl Source {
             match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT) {
                 Ok(length) if length > buffer.len() => add(events, Event::Overrun),
                 Ok(length) => {
-                    let told = |message: &Message<'_>| !(untold == Some(message.port) && is_rule_or_route(message.kind));
+                    let told =
+                        |message: &Message<'_>| !(untold == Some(message.port) && is_rule_or_route(message.kind));
                     for message in Messages(&buffer[..length]).filter(told) {
                         if let Some(event) = (self.translate)(message.kind, message.payload) {
                             add(events, event);

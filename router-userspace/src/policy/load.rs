@@ -38,13 +38,7 @@ pub fn parse_within<E>(
     within(room, |room| parse_text(folder, name, text, names, room))
 }
 
-fn parse_text(
-    folder: &Path,
-    name: &str,
-    text: &str,
-    names: &TableNames,
-    room: &Room<'_>,
-) -> Result<Loaded, Rejected> {
+fn parse_text(folder: &Path, name: &str, text: &str, names: &TableNames, room: &Room<'_>) -> Result<Loaded, Rejected> {
     if tables_in(text) > MOST {
         return Err(unreadable(name, |text| {
             text.of_file(format!("the file has more than {MOST} sections"), "use lists of values and wider prefixes")

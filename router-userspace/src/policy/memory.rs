@@ -13,8 +13,9 @@ const PER_BYTE: u64 = 3;
 const PER_TABLE: u64 = 1_500;
 /// What a value takes: one of a list, or that of a key.
 const PER_VALUE: u64 = 300;
-/// What a rule of the kernel takes that the file comes to: itself, and the search for rules that no packet reaches.
-const PER_RULE: u64 = 600;
+/// What a rule of the kernel takes that the file comes to: its selectors, itself twice while lists are put together, and the search
+/// for rules that no packet reaches.
+const PER_RULE: u64 = 800;
 /// What a byte of a set's file takes.
 const PER_SET_BYTE: u64 = 4;
 

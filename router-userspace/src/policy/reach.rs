@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 
 /// How many kinds of ending rules are told apart; a file with more has some of its unreachable rules unnoticed.
 const SHAPES: usize = 64;
@@ -21,7 +22,7 @@ pub(super) fn warn(findings: &mut Findings<'_>, policy: &Policy, statements: &[S
             // The landing that Wayfork adds behind a `not` with a list is no rule of the file.
             statements[index].priority.as_ref().is_some_and(|(priority, _)| *priority == rule.priority)
         };
-        let rules: Vec<(Cow<'_, Rule>, usize)> = policy
+        let rules: Vec<(Judged<'_>, usize)> = policy
             .rules
             .iter()
             .zip(sources)
@@ -65,16 +66,33 @@ pub(super) fn warn(findings: &mut Findings<'_>, policy: &Policy, statements: &[S
     }
 }
 
+/// A rule of the list, or one made for the purpose. A `Cow` would take as much room for each as a rule does.
+enum Judged<'a> {
+    Listed(&'a Rule),
+    Made(Box<Rule>),
+}
+
+impl Deref for Judged<'_> {
+    type Target = Rule;
+
+    fn deref(&self) -> &Rule {
+        match self {
+            Judged::Listed(rule) => rule,
+            Judged::Made(rule) => rule,
+        }
+    }
+}
+
 /// The rule with its sets among its selectors, as what nothing is known about.
-fn with_sets(lowered: &LoweredRule) -> Cow<'_, Rule> {
+fn with_sets(lowered: &LoweredRule) -> Judged<'_> {
     if lowered.from_set.is_none() && lowered.to_set.is_none() {
-        return Cow::Borrowed(&lowered.rule);
+        return Judged::Listed(&lowered.rule);
     }
     let mut rule = lowered.rule.clone();
     for (side, set) in [("from", &lowered.from_set), ("to", &lowered.to_set)] {
         rule.selectors.unknown.extend(set.iter().map(|set| format!("{side} @{set}")));
     }
-    Cow::Owned(rule)
+    Judged::Made(Box::new(rule))
 }
 
 /// What is found of a rule.
@@ -124,7 +142,7 @@ impl PartialEq for Anywhere<'_> {
 impl Eq for Anywhere<'_> {}
 
 /// Judges every rule of one family, each with the index of its statement.
-fn walk(policy: &Policy, family: Family, rules: &[(Cow<'_, Rule>, usize)]) -> Vec<(usize, Found)> {
+fn walk(policy: &Policy, family: Family, rules: &[(Judged<'_>, usize)]) -> Vec<(usize, Found)> {
     let ending = ending_tables(policy, family);
     // Targets that certainly exist. That Wayfork's own landings are left out here only leaves a warning out.
     let priorities: HashSet<u32> = rules.iter().map(|(rule, _)| rule.priority).collect();

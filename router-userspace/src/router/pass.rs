@@ -141,13 +141,7 @@ impl Engine {
     }
 
     /// Changes the kernel, then the fast path. True where another pass has to follow.
-    fn carry_out(
-        &mut self,
-        plan: Plan,
-        source: &Arc<Policy>,
-        mode: Mode,
-        is_news: bool,
-    ) -> Result<bool, RouterError> {
+    fn carry_out(&mut self, plan: Plan, source: &Arc<Policy>, mode: Mode, is_news: bool) -> Result<bool, RouterError> {
         let Plan { policy, judgement, desired, changes } = plan;
         let (mut unheard, changed) = (false, !changes.is_empty());
         if changed {

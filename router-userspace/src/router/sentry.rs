@@ -97,10 +97,10 @@ fn listen(monitor: &Mutex<Monitor>, announced: &OwnedFd, end: &EventFd, mut guar
             tracing::warn!("wait for the kernel's announcements: {error}");
             heard.again = true;
         }
-        if stop || waited.is_err() {
-            if let Some(Guarded { mut stop, .. }) = guarded.take() {
-                stop();
-            }
+        if (stop || waited.is_err())
+            && let Some(Guarded { mut stop, .. }) = guarded.take()
+        {
+            stop();
         }
         if ending {
             return heard;

@@ -77,23 +77,6 @@ fn it_decides_only_while_active_and_leased() {
 }
 
 #[test]
-fn what_another_thread_has_stopped_goes_on_with_the_next_generation() {
-    in_a_namespace(|| {
-        let mut router = Router::new();
-        let mut stopper = router.fast.stopper().unwrap();
-        for _ in 0..2 {
-            router.all(&Told::Redirect(router.wan));
-            std::thread::scope(|scope| scope.spawn(|| stopper.stop().unwrap()).join().unwrap());
-            assert!(!router.fast.is_active());
-            router.all(&Told::Pass(PassReason::Resync));
-            // Nothing is other than it was, but that it does not decide.
-            router.change(|_| ());
-            router.all(&Told::Redirect(router.wan));
-        }
-    });
-}
-
-#[test]
 fn interfaces() {
     in_a_namespace(|| {
         let mut router = Router::new();
