@@ -36,7 +36,7 @@ fn product() -> String {
 /// So many sections that the document alone is too much.
 fn sections() -> String {
     let section = |at: u32| format!("[[rule]]\npriority = {at}\niif = \"eth1\"\ntable = 111\n");
-    format!("{POLICY}\n{}", (40_000..240_000).map(section).collect::<String>())
+    format!("{POLICY}\n{}", (40_000..140_000).map(section).collect::<String>())
 }
 
 fn prlimit(bed: &Bed, args: &[&str], input: &str) -> Result<Output> {
@@ -81,7 +81,8 @@ fn what_would_not_fit_is_refused_at_the_start_and_at_a_reload() -> Result<()> {
     let rules = bed.kernel(|kernel| kernel.rules())?;
     prlimit(&bed, &["--pid", &daemon.pid().to_string()], "")?;
     let generation = bed.status()?["generation"].clone();
-    for (what, policy) in &policies {
+    // The one with few lines costs whoever asks for it the most.
+    for (what, policy) in [&policies[0], &policies[2]] {
         refused(&bed.wayfork_with(&["reload", "-"], policy)?).with_context(|| format!("reload: {what}"))?;
         ensure!(bed.kernel(|kernel| kernel.rules())? == rules, "{what}: something was touched");
         bed.expect("isp2")?;
