@@ -1,7 +1,8 @@
 //! The way to a new state: one reading of the kernel, one judgement, one mirror, one generation.
 //!
 //! After somebody else's change the fast path is suspended first. A change of Wayfork's own is begun with the fast path deciding by
-//! what was true until then, and ends with one switch to what is true from then on: see ARCHITECTURE.md, "How long a reload takes".
+//! what was true until then, and ends with one switch to what is true from then on: see ARCHITECTURE.md, "Who
+//! decides during a reload".
 
 use super::engine::Engine;
 use super::guard;
@@ -274,8 +275,9 @@ impl Engine {
             fast.attach(ifindex)?;
             self.attached.insert(ifindex);
         }
-        if !self.active {
-            // Without a lease nothing is decided yet by what is written here: it may be out of date when it is complete.
+        if !self.active || !fast.is_active() {
+            // Without a lease nothing is decided yet by what is written here: it may be out of date when it is complete. That is so
+            // where somebody was heard, too.
             fast.renew_lease(Duration::ZERO)?;
         }
         if let Some(shadow) = &mut self.shadow {
