@@ -48,8 +48,9 @@ fn reload(driver: &Driver, ready: &Ready, sections: &[u32], moved: &[u32]) -> Re
     let (plan, pid) = (ready.plan, ready.pid().ok_or_else(|| Error::invalid("a router that runs"))?);
     let policy = ready.policy(sections).ok_or_else(|| Error::invalid("a path with a policy"))?;
     let mut off = Off::new(Switch::among(loading::maps(pid).into_keys())?);
-    loading::forget_peak(pid)?;
     let before = ready.actions()?.unwrap_or_default();
+    // Of the reload, not of telling what was done so far.
+    loading::forget_peak(pid)?;
     let (stop, mut maps) = (AtomicBool::new(false), 0);
     let mut seen = Seen::new(&plan, moved);
     let took = std::thread::scope(|scope| {

@@ -60,7 +60,11 @@ async fn client(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result
         }
         Err(error) => Response::Failed { exit: 2, message: format!("not a request: {error}") },
     };
-    answer(&mut writer, &response).await
+    let answered = answer(&mut writer, &response).await;
+    // The status of many rules is the largest thing that there ever is.
+    drop(response);
+    memory::give_back();
+    answered
 }
 
 /// A line, or why there is no room for it: a policy may travel in it that would not fit in memory.
