@@ -173,9 +173,8 @@ impl OwnAddresses {
             _ => None,
         };
         let reached: BTreeSet<u32> = host.rules_of(Family::Ipv4).filter(meets).filter_map(table).collect();
-        let ends_here = |route: &&Route| {
-            matches!(route.kind, RouteKind::Local | RouteKind::Unicast) && route.scope >= SCOPE_HOST
-        };
+        let ends_here =
+            |route: &&Route| matches!(route.kind, RouteKind::Local | RouteKind::Unicast) && route.scope >= SCOPE_HOST;
         let of = |route: &Route| match route.dst {
             IpNet::V4(net) => Some((Some(route.table).filter(|table| !reached.contains(table)), net.trunc())),
             IpNet::V6(_) => None,
