@@ -181,3 +181,84 @@ fn places_in_the_file_are_named_as_they_were_typed() -> Result<()> {
     ensure!(daemon.stop()?.success());
     Ok(())
 }
+
+/// As many rules as make a reload take much longer than the switch at its end.
+fn with_many_rules(policy: &str) -> String {
+    let mut policy = format!("{policy}\n[[rule]]\npriority = 20000\ntable = 111\nfrom = [\n");
+    for number in 0..4_000u32 {
+        policy += &format!("\"100.64.{}.{}/32\",\n", number >> 8, number & 255);
+    }
+    policy + "]\n"
+}
+
+/// What was left to the stack because the fast path did not decide.
+fn undecided(status: &serde_json::Value) -> u64 {
+    let passed = |reason: &str| status["pass_reasons"][reason].as_u64().unwrap_or(0);
+    passed("resync") + passed("lease-expired")
+}
+
+/// Old and new policy lead to different uplinks. No packet is lost, each goes by one of the two, and the fast path decides nearly all
+/// of them: until the kernel has the new rules by the old ones, and then at once by the new ones.
+#[test]
+fn the_fast_path_goes_on_while_the_rules_change() -> Result<()> {
+    let mut bed = bed!();
+    let daemon = bed.run("ebpf", &with_many_rules(POLICY))?;
+    bed.warm()?;
+    let mut shares = Vec::new();
+    for (policy, place) in [(second_host(), "isp1"), (POLICY.to_owned(), "isp2"), (second_host(), "isp1")] {
+        let before = bed.status()?;
+        let policy = with_many_rules(&policy);
+        let mut sent = 0;
+        let reloaded = std::thread::scope(|scope| -> Result<_> {
+            let (netns, exe) = (bed.lab.netns("router")?.try_clone()?, bed.exe().to_owned());
+            let reload = scope.spawn(move || {
+                let mut command = std::process::Command::new(exe);
+                command.args(["reload", "-"]).stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+                let mut child = netns.spawn(command)?;
+                if let Some(mut pipe) = child.stdin.take() {
+                    pipe.write_all(policy.as_bytes())?;
+                }
+                anyhow::Ok(child.wait_with_output()?)
+            });
+            while !reload.is_finished() {
+                let way = bed.send(wayfork::model::Family::Ipv4, wayfork::lab::traffic::Proto::Udp, 50)?;
+                ensure!(way.packets == 50 && way.place.starts_with("isp"), "{way:?}");
+                sent += 50;
+            }
+            reload.join().map_err(|_| anyhow::anyhow!("the thread that reloads"))?
+        })?;
+        ensure!(reloaded.status.success(), "{reloaded:?}");
+        let way = bed.send(wayfork::model::Family::Ipv4, wayfork::lab::traffic::Proto::Udp, 50)?;
+        ensure!(way.place == place && way.packets == 50, "after the reload: {way:?}");
+        let after = bed.status()?;
+        // What else the kernel tells meanwhile (of a neighbour, say) suspends the fast path, and is no matter of the reload.
+        if after["generation"].as_u64() == before["generation"].as_u64().map(|before| before + 1) {
+            shares.push((undecided(&after) - undecided(&before), sent));
+        }
+    }
+    ensure!(!shares.is_empty(), "each reload took several passes: {}", daemon.log());
+    let fewest = shares.iter().map(|(undecided, sent)| (undecided * 100).checked_div(*sent).unwrap_or(100)).min();
+    ensure!(fewest.is_some_and(|percent| percent < 30), "undecided of those sent meanwhile: {shares:?}");
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}
+
+/// What is refused before anything is touched leaves the fast path as it is: it does not even pause.
+#[test]
+fn a_refused_policy_leaves_the_fast_path_alone() -> Result<()> {
+    let mut bed = bed!();
+    let daemon = bed.run("ebpf", POLICY)?;
+    bed.warm()?;
+    let before = bed.status()?;
+    // The place of the router's own default route.
+    let taken =
+        format!("{POLICY}\n[[route]]\nto = \"default\"\nvia = \"10.0.0.1\"\ndev = \"eth1\"\nfamily = \"ipv4\"\n");
+    let output = bed.wayfork_with(&["reload", "-"], &taken)?;
+    ensure!(output.status.code() == Some(3), "{output:?}");
+    bed.expect("isp2")?;
+    let after = bed.status()?;
+    ensure!(after["generation"] == before["generation"], "{} and {}", before["generation"], after["generation"]);
+    ensure!(undecided(&after) == undecided(&before) && after["fast_path"] == "active", "{after}");
+    ensure!(daemon.stop()?.success());
+    Ok(())
+}

@@ -85,8 +85,9 @@ fn moved(plan: &Plan) -> Vec<u32> {
 fn reload(driver: &Driver, ready: &Ready, policy: &str, to: Side, moved: &[u32]) -> Result<UpdateRow> {
     let (plan, pid) = (ready.plan, ready.pid().ok_or_else(|| Error::invalid("a router that runs"))?);
     let mut off = Off::new(Switch::among(loading::maps(pid).into_keys())?);
-    loading::forget_peak(pid)?;
     let before = ready.actions()?.unwrap_or_default();
+    // Of the reload, not of telling what was done so far.
+    loading::forget_peak(pid)?;
     let (stop, mut maps, mut rise) = (AtomicBool::new(false), 0, Rise::begin());
     let mut seen = Seen::new(&plan, moved);
     let took = std::thread::scope(|scope| {

@@ -11,7 +11,7 @@ use std::io::Write;
 /// Routes by the policy until a signal ends it.
 pub fn run(args: &RunArgs) -> Outcome {
     let path = args.file.path();
-    let policy = policy_file::load(path)?;
+    let policy = policy_file::load_to_run(path)?;
     let file = path.map(|path| policy_file::file(path)).transpose()?.flatten();
     let mode = args.mode.map(|mode| match mode {
         ModeArg::Auto => Mode::Auto,

@@ -3,14 +3,14 @@
 use super::interval::{self, Range, flatten, overlay, tree32, tree128};
 use super::{Generation, links, words};
 use crate::model::{Family, Host, NextHop, Route, RouteKind, Rule, RuleAction, SCOPE_HOST, TABLE_LOCAL};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use router_common::layout::{
     NeighbourKey, ROUTE_BLACKHOLE, ROUTE_HAS_GROUP, ROUTE_HAS_NEXT_HOPS, ROUTE_LEADS_OUT, ROUTE_LOCAL_FIRST,
     ROUTE_PROHIBIT, ROUTE_THROW, ROUTE_UNICAST, ROUTE_UNREACHABLE, ROUTE_UNSEEN, RouteEntry, SOURCE_DOUBTFUL,
     SOURCE_ONLINK, TableEntry,
 };
 use router_common::verdict::PassReason;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// Whether the kernel delivers such a route's packets here, or floods them: never forwarded by the program.
@@ -150,7 +150,12 @@ impl Entries {
 
 /// The IPv4 prefixes that end at this host by the scope of their routes, where the kernel's look-up of a gateway can come upon them: it
 /// looks into the route's own table, then walks the rules for a packet without a mark.
-struct OwnAddresses(Vec<(Option<u32>, IpNet)>);
+struct OwnAddresses {
+    /// With the table whose routes alone come upon it; None for those of every table.
+    prefixes: HashSet<(Option<u32>, Ipv4Net)>,
+    /// The lengths that they have.
+    lengths: BTreeSet<u8>,
+}
 
 impl OwnAddresses {
     fn new(host: &Host) -> Self {
@@ -168,24 +173,22 @@ impl OwnAddresses {
             _ => None,
         };
         let reached: BTreeSet<u32> = host.rules_of(Family::Ipv4).filter(meets).filter_map(table).collect();
-        let ends_here = |route: &&Route| {
-            let kind = matches!(route.kind, RouteKind::Local | RouteKind::Unicast);
-            kind && route.scope >= SCOPE_HOST && route.family == Family::Ipv4
+        let ends_here =
+            |route: &&Route| matches!(route.kind, RouteKind::Local | RouteKind::Unicast) && route.scope >= SCOPE_HOST;
+        let of = |route: &Route| match route.dst {
+            IpNet::V4(net) => Some((Some(route.table).filter(|table| !reached.contains(table)), net.trunc())),
+            IpNet::V6(_) => None,
         };
-        let of = |route: &Route| (Some(route.table).filter(|table| !reached.contains(table)), route.dst);
-        OwnAddresses(host.routes.iter().filter(ends_here).map(of).collect())
+        let prefixes: HashSet<_> = host.routes.iter().filter(ends_here).filter_map(of).collect();
+        OwnAddresses { lengths: prefixes.iter().map(|(_, net)| net.prefix_len()).collect(), prefixes }
     }
 
     /// Whether the way to the gateway ends at this host itself. If it did already when the route was made, its next hop has the
     /// scope `host`, and the kernel sends as if the route had no gateway (`fib_check_nh_v4_gw()`, `rt_set_nexthop()`). No dump tells.
     fn is_gateway_of(&self, route: &Route, hop: &NextHop) -> bool {
-        let own = |via| {
-            let holds = |(only, net): &(Option<u32>, IpNet)| {
-                only.is_none_or(|table| table == route.table) && net.contains(&via)
-            };
-            self.0.iter().any(holds)
-        };
-        hop.via.is_some_and(|via| !hop.onlink && own(via))
+        let Some(IpAddr::V4(via)) = hop.via.filter(|_| !hop.onlink) else { return false };
+        let holds = |net: Ipv4Net| [None, Some(route.table)].iter().any(|table| self.prefixes.contains(&(*table, net)));
+        self.lengths.iter().filter_map(|length| Ipv4Net::new(via, *length).ok()).any(|net| holds(net.trunc()))
     }
 }
 

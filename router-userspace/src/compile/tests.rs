@@ -411,6 +411,13 @@ fn a_gateway_that_is_an_address_of_this_host_is_a_doubt() {
     let of_scope = |scope| [Route { scope, ..route(254, "10.9.0.0/24", None, 1) }, to("10.10.0.0/24", false)];
     assert_eq!(kinds(&of_scope(254))[1], unseen(PassReason::RouteKind));
     assert_eq!(kinds(&of_scope(253))[1], UNICAST);
+    // A wide prefix that is this host's, in a table that no rule leads to: for the gateways of that table's own routes.
+    let wide = Route { kind: RouteKind::Local, scope: 254, ..route(7, "10.8.0.0/15", None, 1) };
+    let in_table = |table, dst| Route { table, ..to(dst, false) };
+    let routes = vec![wide, in_table(7, "10.12.0.0/24"), in_table(8, "10.13.0.0/24")];
+    let generation = run(&host(vec![], routes));
+    assert_eq!(source(&generation, "10.12.0.0"), Some(SOURCE_ONLINK));
+    assert_eq!(source(&generation, "10.13.0.0"), None);
 }
 
 #[test]

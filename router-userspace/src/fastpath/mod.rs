@@ -3,8 +3,8 @@
 //!
 //! Everything acts on the network namespace of the calling thread: load, attach and probe from the same one.
 //!
-//! A packet never sees a mix of two generations: [`FastPath::apply`] suspends the program (it then passes every packet), waits
-//! until no CPU still runs it with the old state, writes the difference, and lets it decide again.
+//! A packet never sees a mix of two generations: [`FastPath::apply`] looks for the difference, suspends the program (it then
+//! passes every packet), waits until no CPU still runs it with the old state, writes the difference, and lets it decide again.
 
 mod attach;
 mod error;
@@ -31,7 +31,7 @@ pub use lookups::{LookupMaps, Structure};
 pub use object::EBPF_OBJECT;
 pub use probe::Context;
 pub use samples::Samples;
-pub use switch::Switch;
+pub use switch::{Stopper, Switch};
 pub use workload::Workload;
 
 use crate::compile::Generation;
@@ -71,8 +71,14 @@ impl FastPath {
         self.tables.suspend()
     }
 
-    /// Makes the program decide by `generation`. Suspended until that is complete, and left so where it fails. (The lease
-    /// is a matter of its own: see [`FastPath::renew_lease`].)
+    /// What stops the program from another thread, until [`FastPath::apply`] comes through or [`FastPath::suspend`] is called.
+    pub fn stopper(&self) -> Result<Stopper> {
+        self.tables.stopper()
+    }
+
+    /// Makes the program decide by `generation`. Where it decides now, it goes on until all that can be done beforehand is done;
+    /// then it is suspended until the rest is complete, and left so where it fails. Nothing happens where nothing is other than
+    /// it was. (The lease is a matter of its own: see [`FastPath::renew_lease`].)
     pub fn apply(&mut self, generation: &Generation) -> Result<()> {
         if !self.fits(generation) {
             return Err(Error::Full);

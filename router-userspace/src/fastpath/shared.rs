@@ -5,6 +5,7 @@ use super::{Error, Result};
 use aya::maps::{Array, Map, MapData};
 use router_common::layout::Count;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,8 @@ pub(super) struct Shared<T> {
     start: NonNull<u8>,
     bytes: usize,
     entries: usize,
+    /// Where the entries are others than those that [`Shared::compare`] was given.
+    differing: Vec<Range<usize>>,
     _map: MapData,
     values: PhantomData<T>,
 }
@@ -39,20 +42,48 @@ impl<T: aya::Pod> Shared<T> {
             return Err(Error::from_os(format!("map the memory of {name}"), std::io::Error::last_os_error()));
         }
         let start = NonNull::new(start.cast()).ok_or(Error::Object(name))?;
-        Ok(Shared { start, bytes, entries, _map: map, values: PhantomData })
+        Ok(Shared { start, bytes, entries, differing: Vec::new(), _map: map, values: PhantomData })
     }
 
-    /// Writes the first entries. The program must not look at them meanwhile; those behind stay, and nothing refers to them.
-    pub fn write(&mut self, values: &[T]) -> Result<()> {
+    /// Looks where the first entries are others than `values`, for [`Shared::write`]; true where they are the same. The program
+    /// may look at them meanwhile: nothing is written.
+    pub fn compare(&mut self, values: &[T]) -> Result<bool>
+    where
+        T: PartialEq,
+    {
         if values.len() > self.entries {
             return Err(Error::Full);
         }
+        self.differing.clear();
         for (index, value) in values.iter().enumerate() {
-            // SAFETY: within the mapping, which is aligned to a page, and entries are aligned to eight bytes. Nobody else in this
-            // process has a reference to them.
-            unsafe { self.start.add(index * Self::STRIDE).cast::<T>().write(*value) };
+            // SAFETY: within the mapping and aligned as in `write`; whatever bytes there are make a value of the type. Nobody but
+            // this process writes entries of these maps.
+            if unsafe { self.entry(index).read() } == *value {
+                continue;
+            }
+            match self.differing.last_mut().filter(|range| range.end == index) {
+                Some(range) => range.end += 1,
+                None => self.differing.push(index..index + 1),
+            }
         }
-        Ok(())
+        Ok(self.differing.is_empty())
+    }
+
+    /// Writes those of `values` that differ: what the last [`Shared::compare`] was given. The program must not look at the entries
+    /// meanwhile; those behind stay, and nothing refers to them.
+    pub fn write(&mut self, values: &[T]) {
+        for range in std::mem::take(&mut self.differing) {
+            for (index, value) in range.clone().zip(values.get(range).unwrap_or_default()) {
+                // SAFETY: within the mapping, as `compare` has seen. Nobody else in this process has a reference to it.
+                unsafe { self.entry(index).write(*value) };
+            }
+        }
+    }
+
+    /// The place of an entry, which there is; the mapping is aligned to a page, and entries to eight bytes.
+    unsafe fn entry(&self, index: usize) -> NonNull<T> {
+        // SAFETY: the caller's word.
+        unsafe { self.start.add(index * Self::STRIDE).cast() }
     }
 }
 

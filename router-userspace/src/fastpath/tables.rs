@@ -2,6 +2,7 @@
 
 use super::grace::wait_for_running_programs;
 use super::shared::Shared;
+use super::switch::{Stopper, held, write_config};
 use super::{Counter, Error, Result};
 use crate::compile::Generation;
 use aya::Ebpf;
@@ -10,6 +11,7 @@ use router_common::interval::Line;
 use router_common::layout::*;
 use router_common::verdict::PassReason;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Every map of the program.
@@ -35,12 +37,17 @@ pub(super) struct Tables {
     counters: (u32, u32),
     pass_counters: PerCpuArray<MapData, Count>,
     decision: Array<MapData, Decision>,
-    /// What the maps hold, where the last `apply` came through; else what they are to hold.
-    installed: Generation,
+    /// What `LINKS` holds, and how many rules have counters: of the last `apply` that came through.
+    known_links: Vec<LinkEntry>,
+    counted: u32,
+    /// What `NEIGHBOURS` holds.
+    known_neighbours: BTreeMap<NeighbourKey, NeighbourEntry>,
     /// Where in `GATEWAYS` a neighbour is.
     gateway_of: BTreeMap<NeighbourKey, u32>,
     /// What `CONFIG` holds.
-    current: Config,
+    current: Arc<Mutex<Config>>,
+    /// No program decides, nor still runs that did.
+    idle: bool,
     /// What the next one gets as `sample` and `generation`.
     sampling: (u32, u32),
 }
@@ -49,6 +56,20 @@ pub(super) struct Tables {
 pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T> {
     let map = ebpf.take_map(name).ok_or(Error::Object(name))?;
     T::try_from(map).map_err(|error| Error::from_any(format!("open the map {name}"), error))
+}
+
+/// Does the same with every array that a generation fills, and with what it has for it.
+macro_rules! with_each {
+    ($tables:ident, $wanted:ident, |$map:ident, $values:ident| $work:expr) => {
+        with_each!($tables, $wanted, |$map, $values| $work; links lists rules steps actions selectors chains tables routes lines
+            marks marks_in_use)
+    };
+    ($tables:ident, $wanted:ident, |$map:ident, $values:ident| $work:expr; $($name:ident)*) => {
+        $({
+            let ($map, $values) = (&mut $tables.$name, &$wanted.$name);
+            $work;
+        })*
+    };
 }
 
 fn share<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Shared<T>> {
@@ -79,17 +100,24 @@ impl Tables {
             counters: (counters, super::cpus()?),
             pass_counters: take(ebpf, "PASS_COUNTERS")?,
             decision: take(ebpf, "DECISION")?,
-            installed: Generation::default(),
+            known_links: Vec::new(),
+            counted: 0,
+            known_neighbours: BTreeMap::new(),
             gateway_of: BTreeMap::new(),
-            current: bytemuck::Zeroable::zeroed(),
+            current: Arc::new(Mutex::new(bytemuck::Zeroable::zeroed())),
+            idle: true,
             sampling: (0, 0),
         };
-        tables.set_config(tables.installed.config)?;
+        tables.set_config(Generation::default().config)?;
         Ok(tables)
     }
 
     pub fn is_active(&self) -> bool {
-        self.current.active != 0
+        self.current().active != 0
+    }
+
+    fn current(&self) -> Config {
+        *held(&self.current)
     }
 
     pub fn sample(&mut self, threshold: u32, generation: u32) {
@@ -97,52 +125,59 @@ impl Tables {
     }
 
     fn set_config(&mut self, config: Config) -> Result<()> {
-        self.config.set(0, config, 0).map_err(|error| Error::from_map("write the map CONFIG", error))?;
-        self.current = config;
-        Ok(())
+        write_config(&mut self.config, &mut held(&self.current), config)
     }
 
     pub fn suspend(&mut self) -> Result<()> {
-        if self.is_active() {
-            self.set_config(Config { active: 0, ..self.current })?;
+        // One that a `Stopper` has stopped may still be running somewhere.
+        if !self.idle {
+            self.set_config(Config { active: 0, ..self.current() })?;
             wait_for_running_programs()?;
+            self.idle = true;
         }
         Ok(())
     }
 
+    /// Something else may stop the program meanwhile.
+    pub fn stopper(&self) -> Result<Stopper> {
+        Stopper::new(&self.config, Arc::clone(&self.current))
+    }
+
     pub fn apply(&mut self, wanted: &Generation) -> Result<()> {
-        if self.is_active() && self.installed == *wanted {
+        // While the program may still decide by what the maps hold: what is already as it is to be is not written again, and the
+        // time without decisions is that of writing the rest.
+        let word = |key: &NeighbourKey| wanted.neighbours.get(key).map_or(0, gateway_word);
+        let gateways: Vec<u64> = wanted.gateways.iter().map(word).collect();
+        let mut same = self.gateways.compare(&gateways)?;
+        with_each!(self, wanted, |map, values| same &= map.compare(values)?);
+        let (sample, generation) = self.sampling;
+        let counters = self.counters.0;
+        let epoch = self.current().epoch;
+        let config = Config { sample, generation, counters, epoch, active: 1, ..wanted.config };
+        if same && self.current() == config && self.known_neighbours == wanted.neighbours {
+            self.note(wanted);
             return Ok(());
         }
         self.suspend()?;
-        self.links.write(&wanted.links)?;
-        self.lists.write(&wanted.lists)?;
-        self.rules.write(&wanted.rules)?;
-        self.steps.write(&wanted.steps)?;
-        self.actions.write(&wanted.actions)?;
-        self.selectors.write(&wanted.selectors)?;
-        self.chains.write(&wanted.chains)?;
-        self.tables.write(&wanted.tables)?;
-        self.routes.write(&wanted.routes)?;
-        self.lines.write(&wanted.lines)?;
-        self.marks.write(&wanted.marks)?;
-        self.marks_in_use.write(&wanted.marks_in_use)?;
-        self.gateway_of = wanted.gateways.iter().copied().zip(0..).collect();
-        let word = |key: &NeighbourKey| wanted.neighbours.get(key).map_or(0, gateway_word);
-        self.gateways.write(&wanted.gateways.iter().map(word).collect::<Vec<_>>())?;
-        let installed = std::mem::take(&mut self.installed.neighbours);
-        self.installed = Generation { neighbours: installed, ..wanted.clone() };
-        sync_neighbours(&mut self.neighbours, &mut self.installed.neighbours, &wanted.neighbours)?;
-        let (sample, generation) = self.sampling;
-        let epoch = self.current.epoch.wrapping_add(1).max(1);
-        let config = Config { sample, generation, epoch, counters: self.counters.0, ..wanted.config };
+        with_each!(self, wanted, |map, values| map.write(values));
+        self.gateways.write(&gateways);
+        sync_neighbours(&mut self.neighbours, &mut self.known_neighbours, &wanted.neighbours)?;
+        self.note(wanted);
+        let epoch = epoch.wrapping_add(1).max(1);
         // Inactive first: a program that runs meanwhile must not read the new switch with the old rest.
-        self.set_config(config)?;
-        self.set_config(Config { active: 1, ..config })
+        self.set_config(Config { epoch, active: 0, ..config })?;
+        self.idle = false;
+        self.set_config(Config { epoch, ..config })
+    }
+
+    fn note(&mut self, wanted: &Generation) {
+        self.gateway_of = wanted.gateways.iter().copied().zip(0..).collect();
+        self.known_links.clone_from(&wanted.links);
+        self.counted = wanted.counters.len() as u32;
     }
 
     pub fn set_neighbour(&mut self, key: NeighbourKey, entry: Option<NeighbourEntry>) -> Result<()> {
-        let known = &mut self.installed.neighbours;
+        let known = &mut self.known_neighbours;
         if known.get(&key) == entry.as_ref() {
             return Ok(());
         }
@@ -153,15 +188,13 @@ impl Tables {
     }
 
     pub fn renew_lease(&mut self, duration: Duration) -> Result<()> {
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-            .map_err(|error| Error::from_os("read CLOCK_MONOTONIC", error.into()))?;
-        let until = if duration.is_zero() { Duration::ZERO } else { Duration::from(now).saturating_add(duration) };
+        let until = if duration.is_zero() { Duration::ZERO } else { now()?.saturating_add(duration) };
         let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
         self.lease.set(0, until, 0).map_err(|error| Error::from_map("write the map LEASE", error))
     }
 
     pub fn rule_counters(&self) -> Vec<Counter> {
-        (0..self.installed.counters.len() as u32).map(|slot| self.rule_counter(slot)).collect()
+        (0..self.counted).map(|slot| self.rule_counter(slot)).collect()
     }
 
     fn rule_counter(&self, slot: u32) -> Counter {
@@ -203,8 +236,15 @@ impl Tables {
 
     /// What is known of an interface.
     pub fn link(&self, ifindex: u32) -> Option<&LinkEntry> {
-        self.installed.link(ifindex)
+        let at = self.known_links.binary_search_by_key(&ifindex, |link| link.index).ok()?;
+        self.known_links.get(at)
     }
+}
+
+/// The time by which leases are told: CLOCK_MONOTONIC.
+pub(super) fn now() -> Result<Duration> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map(Duration::from).map_err(|error| Error::from_os("read CLOCK_MONOTONIC", error.into()))
 }
 
 /// A neighbour as it lies in `GATEWAYS`.

@@ -1,7 +1,7 @@
 //! What changes in the kernel, as it tells it.
 
 use super::attributes::{Attributes, Decode, Malformed, family_of};
-use super::socket::{Messages, set_receive_buffer};
+use super::socket::{Message, Messages, set_receive_buffer};
 use super::{Error, Event, Result, neighbours};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
@@ -59,6 +59,8 @@ pub struct Monitor {
     epoll: Epoll,
     sources: Vec<Source>,
     buffer: Vec<u8>,
+    /// Whose changes of rules and routes are not told.
+    untold: Option<u32>,
 }
 
 struct Source {
@@ -93,7 +95,7 @@ impl Monitor {
     pub(super) fn with_receive_buffer(bytes: usize) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|errno| Error::new("watch the kernel's changes", errno.into()))?;
-        let mut monitor = Monitor { epoll, sources: Vec::new(), buffer: vec![0; DATAGRAM] };
+        let mut monitor = Monitor { epoll, sources: Vec::new(), buffer: vec![0; DATAGRAM], untold: None };
         monitor.watch("watch rules, routes and links", NETLINK_ROUTE, &GROUPS, translate, bytes)?;
         Ok(monitor)
     }
@@ -135,6 +137,12 @@ impl Monitor {
         Ok(())
     }
 
+    /// From now on, what the owner of this port ([`super::Netlink::port`]) changes of rules and routes is not told: it knows. The
+    /// kernel says in each notification who asked for the change (`notify_rule_change()`, `rtmsg_fib()`, `inet6_rt_notify()`).
+    pub fn leave_out(&mut self, port: u32) {
+        self.untold = Some(port);
+    }
+
     /// What to wait for: one descriptor for all sockets.
     pub fn fds(&self) -> Vec<RawFd> {
         vec![self.as_raw_fd()]
@@ -145,7 +153,8 @@ impl Monitor {
     pub fn next_events(&mut self) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         for source in &self.sources {
-            if !source.read(&mut self.buffer, &mut events)? {
+            let untold = self.untold.filter(|_| source.protocol == NETLINK_ROUTE);
+            if !source.read(&mut self.buffer, untold, &mut events)? {
                 // Taken out and put in again, it counts as newly readable (`ep_insert` wakes those who wait).
                 let again = || self.epoll.delete(&source.socket).and_then(|()| wait_for(&self.epoll, &source.socket));
                 again().map_err(|errno| Error::new("watch the kernel's changes", errno.into()))?;
@@ -168,12 +177,14 @@ impl Monitor {
 
 impl Source {
     /// Reads what is there; false where it stopped before the end.
-    fn read(&self, buffer: &mut [u8], events: &mut Vec<Event>) -> Result<bool> {
+    fn read(&self, buffer: &mut [u8], untold: Option<u32>, events: &mut Vec<Event>) -> Result<bool> {
         for _ in 0..BATCH {
             match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT) {
                 Ok(length) if length > buffer.len() => add(events, Event::Overrun),
                 Ok(length) => {
-                    for message in Messages(&buffer[..length]) {
+                    let told =
+                        |message: &Message<'_>| !(untold == Some(message.port) && is_rule_or_route(message.kind));
+                    for message in Messages(&buffer[..length]).filter(told) {
                         if let Some(event) = (self.translate)(message.kind, message.payload) {
                             add(events, event);
                         }
@@ -187,6 +198,10 @@ impl Source {
         }
         Ok(false)
     }
+}
+
+fn is_rule_or_route(kind: u16) -> bool {
+    matches!(kind, libc::RTM_NEWRULE | libc::RTM_DELRULE | libc::RTM_NEWROUTE | libc::RTM_DELROUTE)
 }
 
 fn wait_for(epoll: &Epoll, socket: &netlink_sys::Socket) -> nix::Result<()> {

@@ -26,6 +26,11 @@ impl Netlink {
         })
     }
 
+    /// What tells this one's changes of rules and routes among all that are announced: see [`super::Monitor::leave_out`].
+    pub fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     /// Does what depends on the calling thread's namespace in this one's.
     fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         if Netns::current()?.id()? == self.namespace.id()? { work() } else { self.namespace.run(work)? }

@@ -70,6 +70,8 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<Rule>> {
         request.header.family = AddressFamily::from(family_number(family));
         let rules = socket.dump(&what, libc::RTM_GETRULE, &request, |bytes| decode(&what, || read(bytes)));
         match rules {
+            // The first list is not copied: it may be long.
+            Ok(rules) if all.is_empty() => all = rules,
             Ok(rules) => all.extend(rules),
             // A kernel without IPv6 has no such list.
             Err(error) if family == Family::Ipv6 && error.errno() == libc::EAFNOSUPPORT => {}

@@ -56,6 +56,8 @@ pub(crate) struct Message<'a> {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
+    /// Of a notification: the socket that asked for the change; 0 where it was the kernel's own doing.
+    pub port: u32,
     pub payload: &'a [u8],
 }
 
@@ -77,6 +79,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16::from_ne_bytes([k0, k1]),
             flags: u16::from_ne_bytes([f0, f1]),
             sequence: number(8),
+            port: number(12),
             payload,
         })
     }
@@ -110,6 +113,7 @@ fn refusal(message: &Message<'_>) -> (i32, Option<String>) {
 /// A socket of one netlink family, in the network namespace of the thread that opened it.
 pub(crate) struct Socket {
     socket: netlink_sys::Socket,
+    port: u32,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -123,9 +127,9 @@ impl AsFd for Socket {
 impl Socket {
     /// Opens a socket. `protocol` is one of `netlink_sys::protocols`.
     pub fn open(protocol: isize) -> Result<Self> {
-        let make = || -> io::Result<netlink_sys::Socket> {
+        let make = || -> io::Result<(netlink_sys::Socket, u32)> {
             let mut socket = netlink_sys::Socket::new(protocol)?;
-            socket.bind_auto()?;
+            let port = socket.bind_auto()?.port_number();
             socket.connect(&SocketAddr::new(0, 0))?;
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
@@ -134,12 +138,17 @@ impl Socket {
             if protocol == netlink_sys::protocols::NETLINK_ROUTE {
                 socket.set_netlink_get_strict_chk(true)?;
             }
-            Ok(socket)
+            Ok((socket, port))
         };
-        let socket = make().map_err(|cause| Error::new("open a netlink socket", cause))?;
+        let (socket, port) = make().map_err(|cause| Error::new("open a netlink socket", cause))?;
         set_receive_buffer(&socket, RECEIVE_BUFFER)
             .map_err(|cause| Error::new("size the receive buffer of a netlink socket", cause))?;
-        Ok(Socket { socket, sequence: 0, buffer: vec![0; 1 << 16] })
+        Ok(Socket { socket, port, sequence: 0, buffer: vec![0; 1 << 16] })
+    }
+
+    /// The number by which notifications tell what this socket asked for; nobody else's while it is open.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     fn next_sequence(&mut self) -> u32 {
@@ -432,7 +441,7 @@ mod tests {
                 drop(refusal(&message));
             }
             let payload = [&length.to_ne_bytes()[..], &length.to_ne_bytes(), &bytes].concat();
-            drop(refusal(&Message { kind: ERROR, flags, sequence: 0, payload: &payload }));
+            drop(refusal(&Message { kind: ERROR, flags, sequence: 0, port: 0, payload: &payload }));
         }
     }
 }

@@ -92,13 +92,15 @@ pub(super) fn diff_within(
         digest: (!desired.marks.is_empty()).then_some(desired.digest),
         marks: Some(desired.marks.clone()),
     };
+    let (steps, turn) = with_turn(&host.rules, &host.routes, installed_marks, &want, limits);
+    // Either may be long: not both at once.
+    drop(want);
     let before = Own {
         rules: host.rules.iter().filter(|rule| rule.protocol == OWN_PROTOCOL).cloned().collect(),
         routes: host.routes.iter().filter(|route| route.protocol == OWN_PROTOCOL).cloned().collect(),
         digest: installed_marks,
         marks: None,
     };
-    let (steps, turn) = with_turn(&host.rules, &host.routes, installed_marks, &want, limits);
     Changes { steps, turn, before }
 }
 

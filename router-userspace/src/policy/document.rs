@@ -2,9 +2,10 @@
 
 use super::cursor::{Field, Findings, Section, nearest, parse_number, quote, type_name};
 use super::diagnostic::{Diagnostic, Rejected, Source, Span};
+use super::memory::{self, Room};
 use super::names::{STANDARD, TableNames, Tables, table_number};
 use super::values::{choice, mark};
-use super::{Bypass, Counts, FastPathCap, Loaded, Mode, Policy, RouterSettings, Table};
+use super::{Bypass, Counts, FastPathCap, Loaded, LoweredRule, Mode, Policy, PolicyRoute, RouterSettings, Table};
 use super::{marks, reach, routes, rules, sets, syntax};
 use crate::model::{TABLE_LOCAL, TABLE_MAIN};
 use std::collections::BTreeMap;
@@ -13,11 +14,21 @@ use toml::de::{DeTable, DeValue};
 
 const SECTIONS: [&str; 6] = ["router", "tables", "sets", "route", "mark", "rule"];
 
-/// Parses and validates a text.
-pub(super) fn parse(text: Source, names: &TableNames, files: &sets::ReadFile<'_>) -> Result<Loaded, Rejected> {
+/// Parses and validates a text. `room` is asked whether there is memory for the rules that it comes to.
+pub(super) fn parse(
+    text: Source,
+    names: &TableNames,
+    files: &sets::ReadFile<'_>,
+    room: &Room<'_>,
+) -> Result<Loaded, Rejected> {
     let ((policy, counts), errors, warnings) = {
         let mut findings = Findings::new(&text);
-        let policy = read(&mut findings, &text, names, files);
+        let read = read(&mut findings, &text, names, files);
+        if !room(memory::of_rules(&read.statements)) {
+            findings.error(0..0, "it would not fit in memory", "");
+            return Err(Rejected { errors: findings.errors, warnings: Vec::new(), text: text.clone() });
+        }
+        let policy = put_together(&mut findings, &text, read);
         findings.finish();
         (policy, findings.errors, findings.warnings)
     };
@@ -28,12 +39,19 @@ pub(super) fn parse(text: Source, names: &TableNames, files: &sets::ReadFile<'_>
     }
 }
 
-fn read(
-    findings: &mut Findings<'_>,
-    text: &Source,
-    names: &TableNames,
-    files: &sets::ReadFile<'_>,
-) -> (Policy, Counts) {
+/// The sections of a file, each for itself. The document that they were read from is gone by then: it takes more memory than
+/// all that comes of it.
+struct Read {
+    router: Router,
+    tables: BTreeMap<String, Table>,
+    sets: sets::Sets,
+    routes: Vec<PolicyRoute>,
+    marks: Vec<marks::Statement>,
+    statements: Vec<rules::Statement>,
+    counts: Counts,
+}
+
+fn read(findings: &mut Findings<'_>, text: &Source, names: &TableNames, files: &sets::ReadFile<'_>) -> Read {
     let (root, syntax) = syntax::parse(text);
     let root = root.get_ref();
     let sections: BTreeMap<&str, (Span, &Spanned<DeValue<'_>>)> =
@@ -70,6 +88,13 @@ fn read(
     let marks = marks::read(findings, &sets, &mark_sections);
     let rule_sections = list(findings, &sections, "rule");
     let statements = rules::read(findings, &tables, &sets, &rule_sections);
+    let counts = Counts { rules: rule_sections.len(), routes: route_sections.len(), marks: mark_sections.len() };
+    Read { router, tables: tables.own, sets, routes, marks, statements, counts }
+}
+
+/// What belongs together, and the rules of the kernel that it comes to.
+fn put_together(findings: &mut Findings<'_>, text: &Source, read: Read) -> (Policy, Counts) {
+    let Read { router, tables, sets, routes, marks, statements, counts } = read;
     rules::check_together(findings, &statements);
     rules::check_whole_marks(findings, &statements);
     if let Some((bits, span)) = &router.mark_bits {
@@ -77,21 +102,24 @@ fn read(
     }
     let mark_bits = router.mark_bits.map(|(bits, _)| bits);
     let lowered = rules::lower(findings, &sets, &statements);
+    let sources: Vec<usize> = lowered.iter().map(|(_, statement)| *statement).collect();
+    // In the place of the list that it is made from.
+    let mut rules: Vec<LoweredRule> = lowered.into_iter().map(|(rule, _)| rule).collect();
+    rules.shrink_to_fit();
     let policy = Policy {
         file: text.name.to_string(),
         router: RouterSettings { mark_bits, ..router.settings },
-        tables: tables.own,
+        tables,
         routes,
         marks: marks::expand(findings, &sets, &marks),
         sets: sets.finish(findings),
         set_bits: BTreeMap::new(),
-        rules: lowered.iter().map(|(rule, _)| rule.clone()).collect(),
+        rules,
     };
     // Whether a rule can be reached is a question to a whole list.
     if findings.errors.is_empty() {
-        reach::warn(findings, &policy, &statements, &lowered);
+        reach::warn(findings, &policy, &statements, &sources);
     }
-    let counts = Counts { rules: rule_sections.len(), routes: route_sections.len(), marks: mark_sections.len() };
     (policy, counts)
 }
 

@@ -2,6 +2,7 @@
 
 use super::cursor::{Wrong, quote};
 use super::document::{self, unreadable};
+use super::memory::{self, Refused, Room, tables_in, within};
 use super::selectors::MOST;
 use super::{Loaded, Rejected, Source, TableNames};
 use std::fs::File;
@@ -9,8 +10,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// The largest file that is read, in bytes. A policy of 100,000 rules has about half of it; reading costs up to some 60 times
-/// as much memory.
+/// The largest file that is read, in bytes. A policy of 100,000 rules has about half of it.
 pub const LARGEST: u64 = 16 << 20;
 
 /// The largest file of a set that is read, in bytes: a million IPv6 prefixes with a remark each.
@@ -24,40 +24,75 @@ pub fn parse(name: &str, text: &str, names: &TableNames) -> Result<Loaded, Rejec
 
 /// The same for a text whose sets' files are named from `folder`.
 pub fn parse_in(folder: &Path, name: &str, text: &str, names: &TableNames) -> Result<Loaded, Rejected> {
+    parse_text(folder, name, text, names, &|_| true)
+}
+
+/// The same where `room`, which is asked before so many bytes of memory are used, has nothing against it.
+pub fn parse_within<E>(
+    folder: &Path,
+    name: &str,
+    text: &str,
+    names: &TableNames,
+    room: &dyn Fn(u64) -> Result<(), E>,
+) -> Result<Loaded, Refused<E>> {
+    within(room, |room| parse_text(folder, name, text, names, room))
+}
+
+fn parse_text(folder: &Path, name: &str, text: &str, names: &TableNames, room: &Room<'_>) -> Result<Loaded, Rejected> {
     if tables_in(text) > MOST {
         return Err(unreadable(name, |text| {
             text.of_file(format!("the file has more than {MOST} sections"), "use lists of values and wider prefixes")
         }));
     }
-    document::parse(Source::new(name, text), names, &|path| read_set(&folder.join(path)))
-}
-
-/// About how many tables a text has: headers and braces. Each costs the parser a kilobyte, however short it is written.
-fn tables_in(text: &str) -> usize {
-    let mut last = b'\n';
-    let opens = |byte: &u8| {
-        let before = std::mem::replace(&mut last, *byte);
-        *byte == b'{' || *byte == b'[' && before == b'\n'
-    };
-    text.bytes().filter(opens).count()
+    if !room(memory::of_text(text)) {
+        return Err(no_room(name));
+    }
+    document::parse(Source::new(name, text), names, &|path| read_set(&folder.join(path), room), room)
 }
 
 /// Reads, parses and validates a file; `-` is standard input. Messages and `at` call it by the path.
 pub fn load(path: &Path, names: &TableNames) -> Result<Loaded, Rejected> {
-    if path == Path::new("-") {
-        return read_all(Path::new(""), "standard input", read(std::io::stdin().lock(), LARGEST), names);
-    }
-    load_file(&path.display().to_string(), path, names)
+    load_where(path, names, &|_| true)
 }
 
-/// Reads, parses and validates a file, never standard input. `name` is what messages and `at` call it.
-pub fn load_file(name: &str, path: &Path, names: &TableNames) -> Result<Loaded, Rejected> {
+/// The same where `room`, which is asked before so many bytes of memory are used, has nothing against it.
+pub fn load_within<E>(
+    path: &Path,
+    names: &TableNames,
+    room: &dyn Fn(u64) -> Result<(), E>,
+) -> Result<Loaded, Refused<E>> {
+    within(room, |room| load_where(path, names, room))
+}
+
+fn load_where(path: &Path, names: &TableNames, room: &Room<'_>) -> Result<Loaded, Rejected> {
+    if path == Path::new("-") {
+        return read_all(Path::new(""), "standard input", read(std::io::stdin().lock(), LARGEST), names, room);
+    }
+    load_file_where(&path.display().to_string(), path, names, room)
+}
+
+/// Reads, parses and validates a file, never standard input. `name` is what messages and `at` call it. `room` as in [`load_within`].
+pub fn load_file_within<E>(
+    name: &str,
+    path: &Path,
+    names: &TableNames,
+    room: &dyn Fn(u64) -> Result<(), E>,
+) -> Result<Loaded, Refused<E>> {
+    within(room, |room| load_file_where(name, path, names, room))
+}
+
+fn load_file_where(name: &str, path: &Path, names: &TableNames, room: &Room<'_>) -> Result<Loaded, Rejected> {
     let folder = path.parent().unwrap_or(Path::new(""));
-    read_all(folder, name, File::open(path).and_then(|file| read(file, LARGEST)), names)
+    read_all(folder, name, File::open(path).and_then(|file| read(file, LARGEST)), names, room)
+}
+
+/// What nobody gets to see: the refusal of the memory stands before it.
+fn no_room(name: &str) -> Rejected {
+    unreadable(name, |text| text.of_file("it would not fit in memory", ""))
 }
 
 /// The file of a set, by the name that messages have for it. What is no plain file is not opened: it may never end, or never begin.
-fn read_set(path: &Path) -> Result<(String, Vec<u8>), Wrong> {
+fn read_set(path: &Path, room: &Room<'_>) -> Result<(String, Vec<u8>), Wrong> {
     let name = path.display().to_string();
     let failed = |error: std::io::Error| {
         let help = if error.kind() == std::io::ErrorKind::NotFound { "check the path" } else { mend(&error) };
@@ -73,8 +108,12 @@ fn read_set(path: &Path) -> Result<(String, Vec<u8>), Wrong> {
     }
     // It may have become something else by now.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
         return Err(no_file());
+    }
+    if !room(memory::of_set(metadata.len().min(LARGEST_SET))) {
+        return Err(Wrong::new("it would not fit in memory", ""));
     }
     let bytes = read(file, LARGEST_SET).map_err(failed)?;
     if bytes.len() as u64 > LARGEST_SET {
@@ -90,11 +129,16 @@ fn read_all(
     name: &str,
     bytes: std::io::Result<Vec<u8>>,
     names: &TableNames,
+    room: &Room<'_>,
 ) -> Result<Loaded, Rejected> {
+    // The system has none, so that nobody has to be asked.
+    if matches!(&bytes, Err(error) if error.kind() == std::io::ErrorKind::OutOfMemory) {
+        room(u64::MAX);
+    }
     let bytes = bytes.map_err(|error| {
         unreadable(name, |text| text.of_file(format!("cannot read it: {}", describe(&error)), mend(&error)))
     })?;
-    parse_bytes(folder, name, bytes, names)
+    parse_bytes(folder, name, bytes, names, room)
 }
 
 /// All of it, or one byte more than is allowed: enough to know.
@@ -104,7 +148,13 @@ fn read(input: impl Read, largest: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn parse_bytes(folder: &Path, name: &str, bytes: Vec<u8>, names: &TableNames) -> Result<Loaded, Rejected> {
+fn parse_bytes(
+    folder: &Path,
+    name: &str,
+    bytes: Vec<u8>,
+    names: &TableNames,
+    room: &Room<'_>,
+) -> Result<Loaded, Rejected> {
     if bytes.len() as u64 > LARGEST {
         return Err(unreadable(name, |text| {
             let message = format!("the file is larger than {} MiB, the most that is read", LARGEST >> 20);
@@ -115,7 +165,7 @@ fn parse_bytes(folder: &Path, name: &str, bytes: Vec<u8>, names: &TableNames) ->
         }));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => parse_in(folder, name, &text, names),
+        Ok(text) => parse_text(folder, name, &text, names, room),
         Err(error) => Err(not_text(name, &error)),
     }
 }

@@ -7,6 +7,7 @@ mod diagnostic;
 mod document;
 mod load;
 mod marks;
+mod memory;
 mod names;
 mod reach;
 mod routes;
@@ -17,7 +18,8 @@ mod syntax;
 mod values;
 
 pub use diagnostic::{Diagnostic, Rejected, Source, Span, count};
-pub use load::{LARGEST, LARGEST_SET, load, load_file, parse, parse_in};
+pub use load::{LARGEST, LARGEST_SET, load, load_file_within, load_within, parse, parse_in, parse_within};
+pub use memory::Refused;
 pub use names::TableNames;
 pub use values::{ipproto_name, ipproto_number};
 

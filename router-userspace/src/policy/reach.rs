@@ -8,25 +8,24 @@ use crate::model::{Family, Ports, RouteKind, Rule, RuleAction, Selectors};
 use ipnet::IpNet;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 
 /// How many kinds of ending rules are told apart; a file with more has some of its unreachable rules unnoticed.
 const SHAPES: usize = 64;
 
-/// Warns of unreachable and of equal rules. `lowered` has the index of the statement of each rule.
-pub(super) fn warn(
-    findings: &mut Findings<'_>,
-    policy: &Policy,
-    statements: &[Statement],
-    lowered: &[(LoweredRule, usize)],
-) {
+/// Warns of unreachable and of equal rules. `sources` has the index of the statement of each rule.
+pub(super) fn warn(findings: &mut Findings<'_>, policy: &Policy, statements: &[Statement], sources: &[usize]) {
     let mut verdicts: Vec<Option<Found>> = vec![None; statements.len()];
     for family in Family::BOTH {
         let own = |rule: &Rule, index: usize| {
             // The landing that Wayfork adds behind a `not` with a list is no rule of the file.
             statements[index].priority.as_ref().is_some_and(|(priority, _)| *priority == rule.priority)
         };
-        let rules: Vec<(Cow<'_, Rule>, usize)> = lowered
+        let rules: Vec<(Judged<'_>, usize)> = policy
+            .rules
             .iter()
+            .zip(sources)
             .map(|(lowered, index)| (with_sets(lowered), *index))
             .filter(|(rule, index)| rule.family == family && own(rule, *index))
             .collect();
@@ -67,16 +66,33 @@ pub(super) fn warn(
     }
 }
 
+/// A rule of the list, or one made for the purpose. A `Cow` would take as much room for each as a rule does.
+enum Judged<'a> {
+    Listed(&'a Rule),
+    Made(Box<Rule>),
+}
+
+impl Deref for Judged<'_> {
+    type Target = Rule;
+
+    fn deref(&self) -> &Rule {
+        match self {
+            Judged::Listed(rule) => rule,
+            Judged::Made(rule) => rule,
+        }
+    }
+}
+
 /// The rule with its sets among its selectors, as what nothing is known about.
-fn with_sets(lowered: &LoweredRule) -> Cow<'_, Rule> {
+fn with_sets(lowered: &LoweredRule) -> Judged<'_> {
     if lowered.from_set.is_none() && lowered.to_set.is_none() {
-        return Cow::Borrowed(&lowered.rule);
+        return Judged::Listed(&lowered.rule);
     }
     let mut rule = lowered.rule.clone();
     for (side, set) in [("from", &lowered.from_set), ("to", &lowered.to_set)] {
         rule.selectors.unknown.extend(set.iter().map(|set| format!("{side} @{set}")));
     }
-    Cow::Owned(rule)
+    Judged::Made(Box::new(rule))
 }
 
 /// What is found of a rule.
@@ -100,8 +116,33 @@ struct Ender {
     statement: usize,
 }
 
+/// A rule wherever it stands.
+struct Anywhere<'a>(&'a Rule);
+
+impl Anywhere<'_> {
+    fn parts(&self) -> impl PartialEq + Hash + '_ {
+        let Rule { family, priority: _, selectors, action, realms, protocol, attached, .. } = self.0;
+        let suppresses = (self.0.suppress_prefixlength, self.0.suppress_ifgroup);
+        (family, selectors, action, suppresses, realms, protocol, attached)
+    }
+}
+
+impl Hash for Anywhere<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl PartialEq for Anywhere<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Anywhere<'_> {}
+
 /// Judges every rule of one family, each with the index of its statement.
-fn walk(policy: &Policy, family: Family, rules: &[(Cow<'_, Rule>, usize)]) -> Vec<(usize, Found)> {
+fn walk(policy: &Policy, family: Family, rules: &[(Judged<'_>, usize)]) -> Vec<(usize, Found)> {
     let ending = ending_tables(policy, family);
     // Targets that certainly exist. That Wayfork's own landings are left out here only leaves a warning out.
     let priorities: HashSet<u32> = rules.iter().map(|(rule, _)| rule.priority).collect();
@@ -113,8 +154,8 @@ fn walk(policy: &Policy, family: Family, rules: &[(Cow<'_, Rule>, usize)]) -> Ve
         })
         .collect();
     landings.sort_unstable();
-    let mut enders: HashMap<Shape, HashMap<Selectors, Ender>> = HashMap::new();
-    let mut first: HashMap<Rule, usize> = HashMap::new();
+    let mut enders: HashMap<Shape, HashMap<Cow<'_, Selectors>, Ender>> = HashMap::new();
+    let mut first: HashMap<Anywhere<'_>, usize> = HashMap::new();
     let mut found = Vec::with_capacity(rules.len());
     for (rule, statement) in rules {
         // A target behind the ending rule lets packets jump over it.
@@ -127,7 +168,7 @@ fn walk(policy: &Policy, family: Family, rules: &[(Cow<'_, Rule>, usize)]) -> Ve
             let covers = ender.until.is_none_or(|until| rule.priority < until) && ender.statement != *statement;
             (covers && !jumped(ender)).then_some(ender.statement)
         });
-        let twin = first.get(&Rule { priority: 0, ..rule.as_ref().clone() }).filter(|twin| **twin != *statement);
+        let twin = first.get(&Anywhere(rule)).filter(|twin| **twin != *statement);
         // Each `nop` is a landing of its own.
         let twin = twin.filter(|_| rule.action != RuleAction::Nop);
         found.push((
@@ -138,7 +179,7 @@ fn walk(policy: &Policy, family: Family, rules: &[(Cow<'_, Rule>, usize)]) -> Ve
                 (None, None) => Found::Live,
             },
         ));
-        first.entry(Rule { priority: 0, ..rule.as_ref().clone() }).or_insert(*statement);
+        first.entry(Anywhere(rule)).or_insert(*statement);
         let until = match rule.action {
             RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => None,
             RuleAction::Table(table)
@@ -155,7 +196,8 @@ fn walk(policy: &Policy, family: Family, rules: &[(Cow<'_, Rule>, usize)]) -> Ve
         };
         let shape = Shape::of(&rule.selectors);
         if enders.len() < SHAPES || enders.contains_key(&shape) {
-            let key = shape.project(&rule.selectors).unwrap_or_else(|| rule.selectors.clone());
+            let other = shape.project(&rule.selectors).filter(|projected| *projected != rule.selectors);
+            let key = other.map_or(Cow::Borrowed(&rule.selectors), Cow::Owned);
             let ender = Ender { priority: rule.priority, until, statement: *statement };
             enders.entry(shape).or_default().entry(key).or_insert(ender);
         }

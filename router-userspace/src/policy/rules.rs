@@ -418,7 +418,7 @@ struct Alternative {
 }
 
 impl Statement {
-    fn selector_lengths(&self) -> [usize; 13] {
+    pub(super) fn selector_lengths(&self) -> [usize; 13] {
         [
             self.iif.len(),
             self.oif.len(),

@@ -14,8 +14,8 @@ use std::fs;
 use std::path::Path;
 
 /// What the process keeps of a rule of the file besides its maps, at most at one time: in the policy, in the kernel's list as read
-/// and as wanted, in what is being compiled and what is installed. Measured with 100,000: 3,750 at the start, 5,000 more at a reload.
-const PROCESS_PER_RULE: u64 = 4_400;
+/// and as wanted, in what is being compiled. Measured with 100,000: 1,850 at the start, 1,800 more at a reload.
+const PROCESS_PER_RULE: u64 = 2_200;
 /// The same of a rule of another program's. Measured: 1,500.
 const PROCESS_PER_FOREIGN: u64 = 1_600;
 /// The same of a route. Measured with 1,000,000 that are read and compiled: 600.
@@ -54,6 +54,11 @@ pub(super) struct Left {
 pub struct TooLittle {
     need: Need,
     left: Left,
+}
+
+/// Whether there are so many bytes of memory for reading a policy: to be asked before it is read, for [`crate::policy::load_within`].
+pub fn room(bytes: u64) -> Result<(), TooLittle> {
+    Need { process: bytes, ..Need::default() }.check(left())
 }
 
 impl Engine {
@@ -99,14 +104,24 @@ impl Need {
 
     /// All of it.
     fn sum(self) -> u64 {
-        self.process + self.maps + self.mirror
+        self.process.saturating_add(self.maps).saturating_add(self.mirror)
     }
 
     /// Whether there is that much everywhere; else where not.
     pub fn check(self, all: Vec<Left>) -> Result<(), TooLittle> {
-        let needed = |left: &Left| if left.of_process { self.process + self.maps } else { self.sum() };
+        let needed = |left: &Left| if left.of_process { self.process.saturating_add(self.maps) } else { self.sum() };
         let short = all.into_iter().filter(|left| needed(left) > left.bytes);
         short.min_by_key(|left| left.bytes).map_or(Ok(()), |left| Err(TooLittle { need: self, left }))
+    }
+}
+
+/// Gives back to the system what is free: after a change of many rules that is more than is in use, in pieces that the allocator
+/// keeps for another time.
+pub(super) fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it has no conditions.
+    unsafe {
+        nix::libc::malloc_trim(0);
     }
 }
 
@@ -164,6 +179,9 @@ impl fmt::Display for Bytes {
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [all, process, maps, mirror] = [self.sum(), self.process, self.maps, self.mirror].map(Bytes);
+        if self.maps + self.mirror == 0 {
+            return write!(f, "{all} by estimate to be read alone");
+        }
         write!(
             f,
             "{all} by estimate ({process} for wayfork, {maps} for its maps, {mirror} for the kernel's rules and sets)"

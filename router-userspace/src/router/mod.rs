@@ -8,13 +8,16 @@ mod guard;
 mod live;
 mod memory;
 mod news;
+mod pass;
 mod report;
 mod run_loop;
+mod sentry;
 mod server;
 mod shadow;
 pub mod status;
 mod watch;
 
+pub use memory::{TooLittle, room};
 pub use run_loop::run;
 pub use shadow::{BadRate, Rate, ShadowOptions};
 

@@ -3,8 +3,8 @@
 use super::control::{self, NewPolicy, Request, Response};
 use super::engine::Engine;
 use super::server::{self, Call};
-use super::{Options, PolicyFile, RouterError};
-use crate::policy::{self, Mode, TableNames};
+use super::{Options, PolicyFile, RouterError, memory};
+use crate::policy::{self, Mode, Refused, TableNames};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -54,6 +54,7 @@ async fn route(options: Options, ready: impl FnOnce()) -> Result<(), RouterError
         // Broken off and undone is what the signal asked for.
         return if ending.load(Ordering::Relaxed) { Ok(()) } else { Err(error) };
     }
+    memory::give_back();
     ready();
 
     let (sender, mut calls) = mpsc::channel(16);
@@ -120,16 +121,21 @@ fn reload(engine: &mut Engine, policy: Option<NewPolicy>) -> Response {
     let names = TableNames::of_host();
     let (loaded, file) = match (policy, engine.file().cloned()) {
         (Some(NewPolicy { name, path, folder, text }), _) => {
-            (policy::parse_in(&folder, &name, &text, &names), path.map(|path| PolicyFile { name, path }))
+            let loaded = policy::parse_within(&folder, &name, &text, &names, &memory::room);
+            (loaded, path.map(|path| PolicyFile { name, path }))
         }
-        (None, Some(file)) => (policy::load_file(&file.name, &file.path, &names), Some(file)),
+        (None, Some(file)) => (policy::load_file_within(&file.name, &file.path, &names, &memory::room), Some(file)),
         (None, None) => return refused(2, "the router has no file to read again; name one: wayfork reload FILE"),
     };
-    let loaded = match loaded {
-        Ok(loaded) => loaded,
-        Err(rejected) => return refused(2, &rejected.to_string()),
+    // Of what was read only the policy is kept, while it is put in force.
+    let policy = match loaded.map(|loaded| loaded.policy) {
+        Ok(policy) => policy,
+        Err(Refused::Rejected(rejected)) => return refused(2, &rejected.to_string()),
+        Err(Refused::Room(error)) => return refused(3, &error.to_string()),
     };
-    match engine.reload(loaded.policy, file) {
+    let done = engine.reload(policy, file);
+    memory::give_back();
+    match done {
         Ok(()) => {
             tracing::info!("reloaded");
             Response::Done(serde_json::json!({ "schema": 1, "reloaded": true }))

@@ -1,8 +1,9 @@
 //! The router's end of the control socket: reads requests, hands them to the loop one at a time, writes the answers.
 
 use super::control::{MAX_REQUEST, Request, Response};
+use super::memory::{self, TooLittle};
 use std::io;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,12 +40,16 @@ async fn client(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result
         return answer(&mut stream, &Response::Failed { exit: 3, message }).await;
     }
     let (reader, mut writer) = stream.into_split();
-    let mut line = String::new();
-    BufReader::new(reader.take(MAX_REQUEST as u64)).read_line(&mut line).await?;
+    let line = match read_line(reader.take(MAX_REQUEST as u64)).await? {
+        Ok(line) => line,
+        Err(error) => return answer(&mut writer, &Response::Failed { exit: 3, message: error.to_string() }).await,
+    };
     if line.is_empty() {
         return Ok(()); // Somebody asked only who is here.
     }
-    let response = match serde_json::from_str(&line) {
+    let request = serde_json::from_slice(&line);
+    drop(line);
+    let response = match request {
         Ok(request) => {
             let (sender, receiver) = oneshot::channel();
             let gone = || Response::Failed { exit: 3, message: "the router is ending".into() };
@@ -55,7 +60,40 @@ async fn client(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result
         }
         Err(error) => Response::Failed { exit: 2, message: format!("not a request: {error}") },
     };
-    answer(&mut writer, &response).await
+    let answered = answer(&mut writer, &response).await;
+    // The status of many rules is the largest thing that there ever is.
+    drop(response);
+    memory::give_back();
+    answered
+}
+
+/// A line, or why there is no room for it: a policy may travel in it that would not fit in memory.
+async fn read_line(input: impl AsyncRead + Unpin) -> io::Result<Result<Vec<u8>, TooLittle>> {
+    /// Less than this is not asked for.
+    const FREE: usize = 1 << 20;
+    let mut input = BufReader::new(input);
+    let mut line = Vec::new();
+    loop {
+        let chunk = input.fill_buf().await?;
+        let end = chunk.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
+        let part = chunk.get(..end.unwrap_or(chunk.len())).unwrap_or_default();
+        if line.len() + part.len() > line.capacity() {
+            // Beside what is there already, which is copied: as much again, and all of it once more when it is decoded.
+            let more = line.capacity().max(part.len());
+            if more > FREE
+                && let Err(error) = memory::room(4 * more as u64)
+            {
+                return Ok(Err(error));
+            }
+            line.reserve_exact(more);
+        }
+        line.extend_from_slice(part);
+        let taken = part.len();
+        input.consume(taken);
+        if taken == 0 || end.is_some() {
+            return Ok(Ok(line));
+        }
+    }
 }
 
 async fn answer(writer: &mut (impl AsyncWriteExt + Unpin), response: &Response) -> io::Result<()> {

@@ -73,6 +73,14 @@ impl Watch {
         state.changed = false;
     }
 
+    /// What is expected is about to change: nothing is, until the next word.
+    pub fn expect_change(&self) {
+        let mut state = self.0.state();
+        state.turn += 1;
+        state.expected = None;
+        state.changed = false;
+    }
+
     /// Whether the kernel was found to have something else, or could not be read.
     pub fn has_changed(&self) -> bool {
         self.0.state().changed

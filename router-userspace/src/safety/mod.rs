@@ -17,7 +17,7 @@ mod tests;
 pub use between::{Between, between};
 pub use bits::{CLASS_PRIORITY, as_class_rule, class_rule};
 pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint, MarkUse, Marks};
-pub use sets::{NoBits, with_set_bits};
+pub use sets::{NoBits, bound, with_set_bits};
 
 use crate::model::{
     Family, Host, Link, MarkRule, PRIORITY_DEFAULT, PRIORITY_MAIN, Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_LOCAL,

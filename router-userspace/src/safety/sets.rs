@@ -24,13 +24,23 @@ pub fn with_set_bits(
     facts: &Facts,
     held: &BTreeMap<SetUse, u32>,
 ) -> Result<Policy, NoBits> {
+    Ok(bound(policy, host, facts, held)?.unwrap_or_else(|| policy.clone()))
+}
+
+/// The same; None where the policy is that already, since it names no set.
+pub fn bound(
+    policy: &Policy,
+    host: &Host,
+    facts: &Facts,
+    held: &BTreeMap<SetUse, u32>,
+) -> Result<Option<Policy>, NoBits> {
     let users = users(policy, host, facts);
     if let Some(bits) = policy.router.mark_bits {
         check_mark_bits(bits, &users)?;
     }
     let wanted = policy.set_uses();
     if wanted.is_empty() {
-        return Ok(policy.with_set_bits(&BTreeMap::new(), &BTreeSet::new()));
+        return Ok(None);
     }
     let (mut free, mut whole) = (policy.router.mark_bits.unwrap_or(u32::MAX), BTreeSet::new());
     for user in &users {
@@ -72,7 +82,7 @@ pub fn with_set_bits(
             mend: "use fewer sets: one [[mark]] can gather several under bits of your own".to_owned(),
         }
     })?;
-    Ok(policy.with_set_bits(&bits, &whole))
+    Ok(Some(policy.with_set_bits(&bits, &whole)))
 }
 
 /// Somebody who looks at the mark or writes it.

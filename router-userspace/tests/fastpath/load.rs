@@ -1,8 +1,10 @@
-//! Does this kernel take the program?
+//! Does this kernel take the program, and does it end when it is told to?
 
-use crate::support::privileged;
+use crate::packets::ipv4;
+use crate::support::{Router, Told, in_a_namespace, privileged};
+use router_common::verdict::PassReason;
 use wayfork::compile::Generation;
-use wayfork::fastpath::{Capacity, Error, FastPath};
+use wayfork::fastpath::{Capacity, Context, Error, FastPath};
 
 #[test]
 fn the_kernel_takes_the_program() {
@@ -38,4 +40,25 @@ fn without_privilege_it_says_what_is_needed() {
         Err(error @ Error::Privilege { .. }) => assert!(error.to_string().contains("CAP_BPF"), "{error}"),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn what_another_thread_has_stopped_goes_on_with_the_next_generation() {
+    in_a_namespace(|| {
+        let mut router = Router::new();
+        let ask = |router: &mut Router| -> Told {
+            let context = Context { ifindex: router.lan, mark: 0, gso_size: 0 };
+            router.fast.probe(&ipv4().bytes(), context).expect("an answer of the probe").into()
+        };
+        let mut stopper = router.fast.stopper().unwrap();
+        for _ in 0..2 {
+            assert_eq!(ask(&mut router), Told::Redirect(router.wan));
+            std::thread::scope(|scope| scope.spawn(|| stopper.stop().unwrap()).join().unwrap());
+            assert!(!router.fast.is_active());
+            assert_eq!(ask(&mut router), Told::Pass(PassReason::Resync));
+            // Nothing is other than it was, but that it does not decide.
+            router.change(|_| ());
+            assert_eq!(ask(&mut router), Told::Redirect(router.wan));
+        }
+    });
 }

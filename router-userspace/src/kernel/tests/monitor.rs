@@ -109,6 +109,33 @@ fn neighbours_are_told_one_by_one() {
 }
 
 #[test]
+fn what_one_asked_for_itself_is_left_out_and_nothing_else() {
+    let Some(namespace) = namespace() else { return };
+    two_links(&namespace);
+    let (mut own, mut other) = (netlink(&namespace), netlink(&namespace));
+    let mut monitor = monitor(&namespace);
+    monitor.leave_out(own.port());
+    for family in Family::BOTH {
+        let rule = Rule::lookup(family, 100, 5);
+        let route = super::routes::unicast(family, 5, None, 0);
+        own.add_rule(&rule).unwrap();
+        own.add_route(&route).unwrap();
+        assert_eq!(all(&mut monitor), []);
+        // The same, told of another.
+        other.delete_rule(&rule).unwrap();
+        assert_eq!(all(&mut monitor), [Event::Rules(family)]);
+        other.delete_route(&route).unwrap();
+        assert_eq!(all(&mut monitor), [Event::Routes]);
+        other.add_rule(&rule).unwrap();
+        other.add_route(&route).unwrap();
+        assert_eq!(all(&mut monitor), [Event::Rules(family), Event::Routes]);
+        own.delete_rule(&rule).unwrap();
+        own.delete_route(&route).unwrap();
+        assert_eq!(all(&mut monitor), []);
+    }
+}
+
+#[test]
 fn changes_elsewhere_are_not_told() {
     let (Some(namespace), Some(other)) = (namespace(), namespace()) else { return };
     let mut monitor = monitor(&namespace);
