@@ -40,6 +40,11 @@ impl Cover {
         Cover::new(self.bits, common.min(self.length).min(other.length))
     }
 
+    /// Whether all of `other` lies in it.
+    pub fn holds(self, other: Cover) -> bool {
+        self.length <= other.length && Cover::new(other.bits, self.length) == self
+    }
+
     /// The half of `whole` that it lies in, which is one bit longer; None where it is all of it.
     pub fn half_of(self, whole: Cover) -> Option<Cover> {
         (self.length > whole.length).then(|| Cover::new(self.bits, whole.length + 1))
@@ -129,6 +134,7 @@ mod tests {
         assert_eq!(wide.with(near), wide);
         assert_eq!(far.half_of(wide), Some(cover("10.128.0.0/9")));
         assert_eq!(wide.half_of(wide), None);
+        assert!(wide.holds(wide) && wide.holds(far) && !far.holds(wide) && !near.holds(far));
         assert_eq!(Axis::From.outside(Family::Ipv4, far).to_string(), "not from 10.128.0.0/16");
         assert!(wide < near && near < far);
     }
