@@ -4,14 +4,14 @@
 //! happens here is made of such exchanges: rules in the two halves of a prefix pass each other, a rule for the whole of it
 //! stays where it is between them.
 
-use super::cover::{Axis, Cover};
+use super::cover::Cover;
 use crate::model::Rule;
 
 /// A rule, and outside of what it matches nothing.
 pub(super) type Member<'a> = (&'a Rule, Cover);
 
 /// Whether the order among these is of no matter.
-pub(super) fn commute(members: &[Member<'_>]) -> bool {
+fn commute(members: &[Member<'_>]) -> bool {
     let alike = members.windows(2).all(|pair| pair[0].0.outcome() == pair[1].0.outcome());
     alike || {
         let mut covers: Vec<Cover> = members.iter().map(|(_, cover)| *cover).collect();
@@ -19,15 +19,6 @@ pub(super) fn commute(members: &[Member<'_>]) -> bool {
         // Sorted: what holds another stands right before one that it holds.
         covers.windows(2).all(|pair| !pair[0].holds(pair[1]))
     }
-}
-
-/// The same for rules of which it is not known yet what they select by.
-pub(super) fn exchangeable(rules: &[&Rule]) -> bool {
-    let by = |axis: Axis| {
-        let members: Option<Vec<Member<'_>>> = rules.iter().map(|rule| Some((*rule, axis.cover(rule)?))).collect();
-        members.is_some_and(|members| commute(&members))
-    };
-    rules.first().is_none_or(|first| Axis::of(first).into_iter().any(by))
 }
 
 /// The order, as indexes into `members`, in pieces of `most` rules or fewer. The order within a piece is of no matter.
@@ -99,6 +90,7 @@ impl Layout<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::cover::Axis;
     use super::*;
     use crate::model::Family;
 

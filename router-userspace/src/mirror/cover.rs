@@ -94,6 +94,17 @@ impl Axis {
         Some(Cover::new(bits, net.prefix_len()))
     }
 
+    /// The rule but for this selector and its priority.
+    pub fn rest(self, rule: &Rule) -> Rule {
+        let mut rest = Rule { priority: 0, ..rule.clone() };
+        match self {
+            Axis::From => rest.selectors.from = None,
+            Axis::To => rest.selectors.to = None,
+            Axis::Mark(_) => rest.selectors.fwmark = None,
+        }
+        rest
+    }
+
     /// Everything outside `cover`.
     pub fn outside(self, family: Family, cover: Cover) -> Selectors {
         let mut selectors = Selectors { not: true, ..Selectors::default() };

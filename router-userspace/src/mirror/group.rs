@@ -1,6 +1,5 @@
 //! The rules of one priority: which stay, which are added behind them, which go, and in what order.
 
-use super::arrange::exchangeable;
 use super::twins;
 use crate::model::{Rule, RuleAction};
 use std::collections::{HashMap, HashSet};
@@ -113,7 +112,7 @@ fn settle_deciders(now: &[&Rule], want: &[&Rule], settled: &mut Settled) {
 }
 
 /// Indexes into `now` of the rules that can stay: what is added comes behind them, so they must be what `want` begins with,
-/// but for the order among those that may change places.
+/// but for the order among neighbours of one outcome.
 fn keep(now: &[&Rule], want: &[&Rule]) -> HashSet<usize> {
     let mut places: HashMap<&Rule, Vec<usize>> = HashMap::new();
     for (index, rule) in now.iter().enumerate() {
@@ -121,9 +120,7 @@ fn keep(now: &[&Rule], want: &[&Rule]) -> HashSet<usize> {
     }
     let mut kept = HashSet::new();
     let mut from = 0;
-    let runs: Vec<&[&Rule]> =
-        if exchangeable(want) { vec![want] } else { want.chunk_by(|a, b| a.outcome() == b.outcome()).collect() };
-    for run in runs {
+    for run in want.chunk_by(|a, b| a.outcome() == b.outcome()) {
         let place = |rule: &&Rule| places.get(*rule)?.iter().copied().find(|index| *index >= from);
         let found: Vec<usize> = run.iter().filter_map(place).collect();
         kept.extend(&found);

@@ -6,7 +6,6 @@
 //! each as large as its size allows; so they nest, a packet walks a few at each size, and one rule that comes or goes changes the groups that it is in and no
 //! others. They end where a rule of another program stands, and never reach beyond the priority after their last rule.
 
-use super::arrange::{Member, commute};
 use super::cover::{Axis, Cover};
 use crate::model::{Family, Rule, RuleAction, Selectors};
 use crate::safety::{CLASS_PRIORITY, as_class_rule};
@@ -19,9 +18,9 @@ pub(super) struct Shape {
     /// Shorter lists stay as they are. A rule costs a packet about 13 ns in each of the two walks of IPv4: below this, less than
     /// the rest of its way through the stack, and nobody who reads `ip rule` has to wonder.
     pub run: usize,
-    /// The most rules in a group of the innermost kind, in a list that is not too long.
+    /// The most rules in a group of the innermost kind, where there are not too many rules.
     pub leaf: usize,
-    /// The most in a list of any length.
+    /// The most among however many.
     pub largest_leaf: usize,
     /// The kernel walks the whole list for each jump that is deleted: innermost groups are larger where all of them together
     /// would pass by many more rules than this.
@@ -39,12 +38,18 @@ impl Default for Shape {
 }
 
 impl Shape {
-    /// The most rules in a group of a list of so many rules, of the innermost kind and outwards.
-    pub fn sizes(&self, rules: usize) -> Vec<usize> {
+    /// For a family with so many rules in all.
+    pub fn among(&self, rules: usize) -> Shape {
         let mut leaf = self.leaf.max(1);
         while leaf < self.largest_leaf && rules.saturating_mul(rules) / leaf > self.walked {
             leaf *= 2;
         }
+        Shape { leaf, ..*self }
+    }
+
+    /// The most rules in a group of a list of so many rules, of the innermost kind and outwards.
+    fn sizes(&self, rules: usize) -> Vec<usize> {
+        let leaf = self.leaf.max(1);
         std::iter::successors(Some(leaf), |size| size.checked_mul(self.fan.max(2)))
             .take_while(|size| *size == leaf || *size < rules)
             .collect()
@@ -77,6 +82,7 @@ pub(super) fn skips(own: &[&Rule], foreign: &BTreeSet<u32>, targets: &BTreeSet<u
         .chunk_by(|a, b| a.priority == b.priority)
         .map(|rules| Entry { priority: rules[0].priority, rules, shared: foreign.contains(&rules[0].priority) })
         .collect();
+    let shape = &shape.among(own.len());
     let mut all = Vec::new();
     let mut at = 0;
     while let Some(entry) = entries.get(at) {
@@ -133,9 +139,8 @@ impl<'a> Run<'a> {
     }
 
     /// Whether a jump can stand before the rules of a priority: in a change these are added anew behind it, in any order.
-    fn hosts(&self, entry: &Entry<'a>) -> bool {
-        let member = |rule: &&'a Rule| Some((*rule, self.axis.cover(rule)?));
-        entry.rules.len() <= HOSTED && commute(&entry.rules.iter().filter_map(member).collect::<Vec<Member<'_>>>())
+    fn hosts(entry: &Entry<'_>) -> bool {
+        entry.rules.len() <= HOSTED && entry.rules.iter().all(|rule| rule.outcome() == entry.rules[0].outcome())
     }
 
     fn write(&self, targets: &BTreeSet<u32>, all: &mut Vec<Rule>) {
@@ -149,7 +154,7 @@ impl<'a> Run<'a> {
         for group in &self.groups {
             let host = &self.entries[group.members.start];
             let inside = self.entries.get(group.members.end).map(|entry| entry.priority);
-            let Some(target) = inside.or(landing).filter(|_| self.hosts(host)) else { continue };
+            let Some(target) = inside.or(landing).filter(|_| Run::hosts(host)) else { continue };
             lands |= inside.is_none();
             all.push(Rule::skip(family, host.priority, self.axis.outside(family, group.cover), target));
         }

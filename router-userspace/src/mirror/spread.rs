@@ -11,7 +11,7 @@ use super::desired::{Origin, Wanted};
 use super::labels::labels;
 use super::skips::{Shape, longest_walk, targets};
 use crate::model::{Family, Host, OWN_PROTOCOL, Rule};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound::{Excluded, Included};
 
 /// Arranges the lists that need it. `rules` are in the kernel's order, and are again afterwards.
@@ -26,7 +26,8 @@ pub(super) fn spread(rules: &mut [Wanted<Rule>], host: &Host, shape: &Shape) {
             targets: targets(own.chain(foreign.iter().copied()), family),
             foreign: foreign.into_iter().map(|rule| rule.priority).collect(),
         };
-        let mut held: Option<HashMap<Rule, u32>> = None;
+        let shape = &shape.among(list.len());
+        let mut held: Option<Held> = None;
         let mut at = 0;
         while at < list.len() {
             let Some((length, axis)) = bounds.window(list, at).filter(|(length, _)| *length >= shape.run) else {
@@ -36,7 +37,7 @@ pub(super) fn spread(rules: &mut [Wanted<Rule>], host: &Host, shape: &Shape) {
             let end = bounds.end(list, at + length);
             let window = &mut list[at..at + length];
             if is_long(window, axis, shape) {
-                let held = held.get_or_insert_with(|| holding(host, family));
+                let held = held.get_or_insert_with(|| Held::by(host, family));
                 settle(window, axis, end, held, shape);
             }
             at += length;
@@ -100,14 +101,14 @@ fn is_long(window: &[Wanted<Rule>], axis: Axis, shape: &Shape) -> bool {
 }
 
 /// Gives the rules their order and their priorities, where they gain by it.
-fn settle(window: &mut [Wanted<Rule>], axis: Axis, end: u32, held: &HashMap<Rule, u32>, shape: &Shape) {
+fn settle(window: &mut [Wanted<Rule>], axis: Axis, end: u32, held: &mut Held, shape: &Shape) {
     let (first, last) = (window[0].item.priority, window[window.len() - 1].item.priority);
     let members: Vec<Member<'_>> =
         window.iter().filter_map(|wanted| Some((&wanted.item, axis.cover(&wanted.item)?))).collect();
     if members.len() < window.len() {
         return;
     }
-    let Some(pieces) = fit(&members, shape, (end - first) as usize) else { return };
+    let Some(pieces) = fit(&members, axis, shape, (end - first) as usize) else { return };
     let entry = |piece: &Vec<usize>| {
         let cover = piece.iter().map(|index| members[*index].1).reduce(Cover::with)?;
         Some((cover, piece.len()))
@@ -119,8 +120,15 @@ fn settle(window: &mut [Wanted<Rule>], axis: Axis, end: u32, held: &HashMap<Rule
     // Not beyond the list's own priorities without need: others may want what is behind it.
     let near = last.saturating_add(1).min(end);
     let end = if pieces.len() * 2 <= (near - first) as usize { near } else { end };
-    let place = |piece: &Vec<usize>| piece.iter().find_map(|index| held.get(&anywhere(members[*index].0)).copied());
-    let places: Vec<Option<u32>> = pieces.iter().map(place).collect();
+    let mut place = |piece: &Vec<usize>| {
+        let mut rules: Vec<Rule> = piece.iter().map(|index| anywhere(members[*index].0)).collect();
+        // Equal ones select alike, so they stand together; the kernel has one of them.
+        rules.dedup();
+        let places = rules.iter().filter_map(|rule| held.take(rule, first));
+        // Each takes its own, also where it is not needed.
+        places.fold(None, |place, next| place.or(Some(next)))
+    };
+    let places: Vec<Option<u32>> = pieces.iter().map(&mut place).collect();
     let labels = labels(&places, first, end);
     let order: Vec<(usize, u32)> = pieces
         .into_iter()
@@ -134,15 +142,29 @@ fn settle(window: &mut [Wanted<Rule>], axis: Axis, end: u32, held: &HashMap<Rule
 }
 
 /// The pieces, as small as groups are where there are priorities for so many; None where there are too few.
-fn fit(members: &[Member<'_>], shape: &Shape, room: usize) -> Option<Vec<Vec<usize>>> {
-    let mut most = *shape.sizes(members.len()).first()?;
+fn fit(members: &[Member<'_>], axis: Axis, shape: &Shape, room: usize) -> Option<Vec<Vec<usize>>> {
+    let mut most = shape.leaf.max(1);
     loop {
         let pieces = arrange(members, most, shape.least);
+        let pieces: Vec<Vec<usize>> = pieces.into_iter().flat_map(|piece| by_kind(piece, members, axis)).collect();
         if pieces.len() <= room {
             return Some(pieces);
         }
         most = most.checked_mul(2).filter(|_| most < members.len())?;
     }
+}
+
+/// A piece in parts of rules that differ in the prefix alone, so that each is what one `[[rule]]` can say.
+fn by_kind(piece: Vec<usize>, members: &[Member<'_>], axis: Axis) -> Vec<Vec<usize>> {
+    let mut kinds: Vec<(Rule, Vec<usize>)> = Vec::new();
+    for index in piece {
+        let rest = axis.rest(members[index].0);
+        match kinds.iter_mut().find(|(kind, _)| *kind == rest) {
+            Some((_, part)) => part.push(index),
+            None => kinds.push((rest, vec![index])),
+        }
+    }
+    kinds.into_iter().map(|(_, part)| part).collect()
 }
 
 /// Puts the items that stand at `order` there one after the other.
@@ -162,10 +184,23 @@ fn anywhere(rule: &Rule) -> Rule {
     Rule { priority: 0, ..rule.clone() }
 }
 
-/// Where Wayfork's own rules are now: they stay there where they can.
-fn holding(host: &Host, family: Family) -> HashMap<Rule, u32> {
-    let own = host.rules_of(family).filter(|rule| rule.protocol == OWN_PROTOCOL && !rule.is_scaffold());
-    own.map(|rule| (anywhere(rule), rule.priority)).collect()
+/// Where Wayfork's own rules are now, each place to be taken once: they stay there where they can.
+struct Held(HashMap<Rule, VecDeque<u32>>);
+
+impl Held {
+    fn by(host: &Host, family: Family) -> Self {
+        let mut held: HashMap<Rule, VecDeque<u32>> = HashMap::new();
+        for rule in host.rules_of(family).filter(|rule| rule.protocol == OWN_PROTOCOL && !rule.is_scaffold()) {
+            held.entry(anywhere(rule)).or_default().push_back(rule.priority);
+        }
+        Held(held)
+    }
+
+    /// The next place of a rule, from `first` on.
+    fn take(&mut self, rule: &Rule, first: u32) -> Option<u32> {
+        let places = self.0.get_mut(rule)?;
+        std::iter::from_fn(|| places.pop_front()).find(|place| *place >= first)
+    }
 }
 
 #[cfg(test)]

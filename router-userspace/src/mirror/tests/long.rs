@@ -205,6 +205,64 @@ fn a_list_in_pieces_is_answered_as_the_file_says() {
     });
 }
 
+/// Rules in no order, wide ones among them: the kernel answers by the order of the file, whatever place each has got, with another
+/// program's rule amid the list too; and each is known as the file's.
+#[test]
+fn a_list_in_no_order_is_answered_as_the_file_says() {
+    in_namespace(|admin, kernel| {
+        let iif = router(admin, kernel);
+        let untouched = foreign(kernel);
+        // Offset, bits below the prefix, table.
+        let list: Vec<(u32, u8, u32)> = (0..300u32)
+            .map(|place| match place % 50 {
+                49 => (place * 4 % 1024 & !63, 6, 113),
+                _ => (place * 77 % 300 * 4, 2, TABLES[place as usize % 2]),
+            })
+            .collect();
+        let rule = |(place, (offset, below, table)): (usize, &(u32, u8, u32))| {
+            let nets = Family::BOTH.map(|family| format!("\"{}\"", prefix(family, *offset, *below))).join(", ");
+            format!("[[rule]]\nname = \"r{place}\"\npriority = {}\nfrom = [{nets}]\ntable = {table}\n", 1000 + 2 * place)
+        };
+        let policy = read(&list.iter().enumerate().map(rule).collect::<String>());
+        let theirs = Rule { protocol: 3, ..Rule::lookup(Family::Ipv4, 1301, 112) };
+        let mut offsets: Vec<u32> = list.iter().flat_map(|(offset, ..)| [*offset, *offset + 3]).chain([5000]).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        for cut in [false, true] {
+            if cut {
+                kernel.add_rule(&theirs).unwrap();
+            }
+            let host = kernel.host().unwrap();
+            let wish = desired(&policy, &host, &MarkClasses::default());
+            apply(kernel, &diff(&wish, &host, None), &mut |_| ControlFlow::Continue(())).unwrap();
+            for (family, offset, table, errno) in answers(kernel, iif, By::From, &offsets) {
+                let before = if cut && family == Family::Ipv4 { 151 } else { list.len() };
+                let holds = |(start, below, _): &&(u32, u8, u32)| offset >> below == start >> below;
+                let expected = match list[..before].iter().find(holds) {
+                    Some((_, _, table)) => *table,
+                    None if before < list.len() => 112,
+                    None => 254,
+                };
+                assert_eq!((table, errno), (expected, 0), "{family} {offset}, {cut}");
+            }
+            let host = kernel.host().unwrap();
+            assert!(diff(&desired(&policy, &host, &MarkClasses::default()), &host, None).is_empty());
+            let origins = policy.origins(&host);
+            let mut moved = 0;
+            for rule in host.rules.iter().filter(|rule| rule.protocol == OWN_PROTOCOL && !rule.is_scaffold()) {
+                let lowered = origins.of(rule).unwrap();
+                assert_eq!(lowered.rule.selectors, rule.selectors);
+                assert!(!cut || rule.family == Family::Ipv6 || (rule.priority < 1301) == (lowered.rule.priority < 1301));
+                moved += usize::from(lowered.rule.priority != rule.priority);
+            }
+            assert!(moved > 400, "{moved}");
+        }
+        remove_all(kernel, &mut |_| ControlFlow::Continue(())).unwrap();
+        kernel.delete_rule(&theirs).unwrap();
+        assert_eq!((foreign(kernel), own(kernel)), (untouched, (vec![], vec![])));
+    });
+}
+
 /// Lists as long as they come, in order and in none: each is all there, group by group, and goes again; one rule is changed.
 #[test]
 fn a_hundred_thousand_rules() {
