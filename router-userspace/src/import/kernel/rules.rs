@@ -3,8 +3,8 @@
 use super::super::write::{Section, quoted};
 use super::Import;
 use crate::model::{
-    FLOWLABEL_MASK, Family, OWN_PROTOCOL, Ports, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, display_rules,
-    protocol_name,
+    FLOWLABEL_MASK, Family, OWN_PROTOCOL, Ports, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
+    display_rules, protocol_name,
 };
 use crate::policy::{Policy, ipproto_name};
 use crate::safety::as_class_rule;

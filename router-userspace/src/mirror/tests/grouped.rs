@@ -314,7 +314,8 @@ fn walks(desired: &Desired, numbers: impl IntoIterator<Item = u32>) -> Vec<(usiz
         while let Some(rule) = all.get(at) {
             steps += 1;
             at += 1;
-            if rule.selectors.from.is_none_or(|net| net.contains(&std::net::IpAddr::from(source))) == rule.selectors.not {
+            if rule.selectors.from.is_none_or(|net| net.contains(&std::net::IpAddr::from(source))) == rule.selectors.not
+            {
                 continue;
             }
             match rule.action {
@@ -382,7 +383,8 @@ fn a_small_change_is_a_few_requests() {
     };
     for scattered in [false, true] {
         let mut kernel = FakeKernel::with_host(Host::default());
-        let changes_to = [(1, None, 113), (1, None, 114), (2500, None, 114), (2501, None, 114), (0, None, 114), (0, Some(9), 114)];
+        let changes_to =
+            [(1, None, 113), (1, None, 114), (2500, None, 114), (2501, None, 114), (0, None, 114), (0, Some(9), 114)];
         let steps: Vec<usize> = changes_to
             .into_iter()
             .map(|(skip, more, table)| {

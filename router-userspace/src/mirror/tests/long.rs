@@ -215,13 +215,16 @@ fn a_list_in_no_order_is_answered_as_the_file_says() {
         // Offset, bits below the prefix, table.
         let list: Vec<(u32, u8, u32)> = (0..300u32)
             .map(|place| match place % 50 {
-                49 => (place * 4 % 1024 & !63, 6, 113),
+                49 => ((place * 4 % 1024) & !63, 6, 113),
                 _ => (place * 77 % 300 * 4, 2, TABLES[place as usize % 2]),
             })
             .collect();
         let rule = |(place, (offset, below, table)): (usize, &(u32, u8, u32))| {
             let nets = Family::BOTH.map(|family| format!("\"{}\"", prefix(family, *offset, *below))).join(", ");
-            format!("[[rule]]\nname = \"r{place}\"\npriority = {}\nfrom = [{nets}]\ntable = {table}\n", 1000 + 2 * place)
+            format!(
+                "[[rule]]\nname = \"r{place}\"\npriority = {}\nfrom = [{nets}]\ntable = {table}\n",
+                1000 + 2 * place
+            )
         };
         let policy = read(&list.iter().enumerate().map(rule).collect::<String>());
         let theirs = Rule { protocol: 3, ..Rule::lookup(Family::Ipv4, 1301, 112) };
@@ -252,7 +255,9 @@ fn a_list_in_no_order_is_answered_as_the_file_says() {
             for rule in host.rules.iter().filter(|rule| rule.protocol == OWN_PROTOCOL && !rule.is_scaffold()) {
                 let lowered = origins.of(rule).unwrap();
                 assert_eq!(lowered.rule.selectors, rule.selectors);
-                assert!(!cut || rule.family == Family::Ipv6 || (rule.priority < 1301) == (lowered.rule.priority < 1301));
+                assert!(
+                    !cut || rule.family == Family::Ipv6 || (rule.priority < 1301) == (lowered.rule.priority < 1301)
+                );
                 moved += usize::from(lowered.rule.priority != rule.priority);
             }
             assert!(moved > 400, "{moved}");
@@ -299,7 +304,10 @@ fn a_hundred_thousand_rules() {
                     ControlFlow::Continue(())
                 })
                 .unwrap_or_else(|error| panic!("{error}"));
-                eprintln!("{count} rules, scattered {scattered}: planned {planned:?}, applied {:?}, {steps} steps", start.elapsed());
+                eprintln!(
+                    "{count} rules, scattered {scattered}: planned {planned:?}, applied {:?}, {steps} steps",
+                    start.elapsed()
+                );
                 assert!(if other.is_some() { steps < 60 } else { calls > count / 300 }, "{steps} steps, {calls} calls");
                 assert!(diff(&wish, &kernel.host().unwrap(), None).is_empty());
                 // At the ends of all sizes of groups, and beyond the last.
