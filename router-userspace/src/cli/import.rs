@@ -10,7 +10,8 @@ use crate::policy::TableNames;
 pub fn run(global: &Global, args: &ImportArgs) -> Outcome {
     match args.from {
         ImportFrom::Kernel => {
-            let imported = import(&Netlink::open()?.host()?, &TableNames::of_host());
+            let mut kernel = Netlink::open()?;
+            let imported = import(&kernel.host()?, &TableNames::of_host(), &kernel.set_uses()?);
             if global.json {
                 let left_out: Vec<_> = imported
                     .left_out

@@ -382,6 +382,10 @@ impl Kernel for FakeKernel {
         Ok(false)
     }
 
+    fn set_uses(&mut self) -> Result<BTreeMap<u32, String>> {
+        Ok(BTreeMap::new())
+    }
+
     fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()> {
         self.attempt(|| "replace the mark chain".to_owned())?;
         self.marks = (!marks.is_empty()).then(|| (marks.to_vec(), digest));

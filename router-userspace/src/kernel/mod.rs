@@ -146,6 +146,8 @@ pub trait Kernel {
     fn mark_chain(&mut self) -> Result<Option<u64>>;
     /// Whether the name of Wayfork's nftables table is that of another program's, so that no marks can be installed.
     fn marks_are_anothers(&mut self) -> Result<bool>;
+    /// The bits of the mark that stand for sets in Wayfork's own nftables table, each with the use of the set: `to @streaming`.
+    fn set_uses(&mut self) -> Result<BTreeMap<u32, String>>;
     /// Replaces Wayfork's own nftables table in one transaction; an empty list removes it. `digest` is stored with it. Another
     /// program's table of that name stays as it is: EEXIST where there are marks to install.
     fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()>;

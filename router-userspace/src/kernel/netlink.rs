@@ -140,6 +140,10 @@ impl Kernel for Netlink {
         self.inside(nft::name_is_taken)
     }
 
+    fn set_uses(&mut self) -> Result<BTreeMap<u32, String>> {
+        self.inside(nft::set_uses)
+    }
+
     fn set_mark_chain(&mut self, marks: &[MarkRule], digest: u64) -> Result<()> {
         let mut installed = std::mem::take(&mut self.marks);
         let result = self.inside(|| nft::set_mark_chain(marks, digest, &mut installed));

@@ -22,7 +22,7 @@ mod rules;
 mod sets;
 mod uapi;
 
-use rules::{rules_of, verdict};
+use rules::{comment, read_comment, rules_of, verdict};
 use sets::Sets;
 
 pub(super) use uapi::*;
@@ -56,6 +56,9 @@ const BASES: [Base; 3] = [
 const USERDATA: u8 = 0x57;
 /// The value for the table: whose it is.
 const OWNER: &[u8] = b"wayfork";
+
+/// NFTNL_UDATA_RULE_COMMENT (libnftnl/udata.h).
+const COMMENT: u8 = 0;
 
 /// The user data of the table.
 fn owner() -> Vec<u8> {
@@ -143,6 +146,36 @@ fn content(socket: &mut Socket) -> Result<Content> {
     })?);
     content.handles.sort_unstable();
     Ok(content)
+}
+
+/// The bits of the mark that the installed table sets for members of sets, each with the use of the set: `to @streaming`.
+pub(super) fn set_uses() -> Result<BTreeMap<u32, String>> {
+    let Some(mut socket) = open()? else { return Ok(BTreeMap::new()) };
+    if !is_ours(&mut socket)? {
+        return Ok(BTreeMap::new());
+    }
+    let what = what_is_read();
+    let question = table_of(NFTA_RULE_TABLE);
+    let uses = socket.dump(&what, message_type(NFT_MSG_GETRULE), &question, |body| {
+        read_use(body).map_err(|malformed| malformed.during(&what))
+    })?;
+    Ok(uses.into_iter().collect())
+}
+
+/// What the comment of a rule says, if it is one of our table about a set.
+fn read_use(body: &[u8]) -> Decode<Option<(u32, String)>> {
+    let rule = Found::after(NFGENMSG, body)?;
+    let ours = rule.text(NFTA_RULE_TABLE).as_deref() == Some(OWN_TABLE);
+    let text = rule.get(NFTA_RULE_USERDATA).filter(|_| ours).and_then(|attribute| match attribute.value {
+        [COMMENT, length, text @ ..] if text.len() == usize::from(*length) => std::str::from_utf8(text).ok(),
+        _ => None,
+    });
+    Ok(text.and_then(|text| read_comment(text.trim_end_matches('\0'))))
+}
+
+/// User data of a rule that nft shows as its comment: libnftnl's type, length, text and a zero.
+fn commented(comment: &str) -> Vec<u8> {
+    [&[COMMENT, comment.len() as u8 + 1], comment.as_bytes(), &[0]].concat()
 }
 
 /// Whether another program has a table of our name: one without Wayfork's user data.
@@ -359,10 +392,10 @@ impl Batch {
             let of_sets = alternatives.iter().any(|mark| mark.membership);
             for base in bases.iter().filter(|base| base.membership == of_sets) {
                 let jump = Attrs::default().nested(NFTA_LIST_ELEM, verdict(NFT_JUMP, Some(&chain)));
-                rules.push((base.name.to_owned(), jump));
+                rules.push((base.name.to_owned(), jump, None));
             }
             for mark in alternatives {
-                rules.extend(rules_of(mark).into_iter().map(|rule| (chain.clone(), rule)));
+                rules.extend(rules_of(mark).into_iter().map(|rule| (chain.clone(), rule, comment(mark))));
             }
         }
         let objects = (bases.len() + statements.len() + rules.len()) as u64;
@@ -378,9 +411,12 @@ impl Batch {
             let body = table_of(NFTA_CHAIN_TABLE).string(NFTA_CHAIN_NAME, &name);
             self.push(&format!("chain {name}"), NFT_MSG_NEWCHAIN, NLM_F_CREATE, body);
         }
-        for (chain, expressions) in rules {
-            let body =
+        for (chain, expressions, comment) in rules {
+            let mut body =
                 table_of(NFTA_RULE_TABLE).string(NFTA_RULE_CHAIN, &chain).nested(NFTA_RULE_EXPRESSIONS, expressions);
+            if let Some(comment) = comment {
+                body = body.bytes(NFTA_RULE_USERDATA, &commented(&comment));
+            }
             self.push(&format!("a rule of chain {chain}"), NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body);
         }
     }

@@ -40,6 +40,11 @@ impl Cover {
         Cover::new(self.bits, common.min(self.length).min(other.length))
     }
 
+    /// Whether all of `other` lies in it.
+    pub fn holds(self, other: Cover) -> bool {
+        self.length <= other.length && Cover::new(other.bits, self.length) == self
+    }
+
     /// The half of `whole` that it lies in, which is one bit longer; None where it is all of it.
     pub fn half_of(self, whole: Cover) -> Option<Cover> {
         (self.length > whole.length).then(|| Cover::new(self.bits, whole.length + 1))
@@ -89,6 +94,17 @@ impl Axis {
         Some(Cover::new(bits, net.prefix_len()))
     }
 
+    /// The rule but for this selector and its priority.
+    pub fn rest(self, rule: &Rule) -> Rule {
+        let mut rest = Rule { priority: 0, ..rule.clone() };
+        match self {
+            Axis::From => rest.selectors.from = None,
+            Axis::To => rest.selectors.to = None,
+            Axis::Mark(_) => rest.selectors.fwmark = None,
+        }
+        rest
+    }
+
     /// Everything outside `cover`.
     pub fn outside(self, family: Family, cover: Cover) -> Selectors {
         let mut selectors = Selectors { not: true, ..Selectors::default() };
@@ -129,6 +145,7 @@ mod tests {
         assert_eq!(wide.with(near), wide);
         assert_eq!(far.half_of(wide), Some(cover("10.128.0.0/9")));
         assert_eq!(wide.half_of(wide), None);
+        assert!(wide.holds(wide) && wide.holds(far) && !far.holds(wide) && !near.holds(far));
         assert_eq!(Axis::From.outside(Family::Ipv4, far).to_string(), "not from 10.128.0.0/16");
         assert!(wide < near && near < far);
     }

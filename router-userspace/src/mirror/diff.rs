@@ -149,7 +149,7 @@ fn with_turn(
 pub fn mark_digest(marks: &[MarkRule]) -> u64 {
     // FNV-1a, 64 bits, over the form that the fields have in messages; the number in front is that of the chains' form. Another
     // version may find another digest for the same marks: then the table is replaced once.
-    let text = format!("2 {marks:?}");
+    let text = format!("3 {marks:?}");
     let digest = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

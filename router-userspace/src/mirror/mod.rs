@@ -6,12 +6,14 @@
 //! crash the next [`diff`] starts from what is there.
 
 mod apply;
+mod arrange;
 mod cover;
 mod desired;
 mod diff;
 mod group;
 mod handover;
 mod jumps;
+mod labels;
 mod plan;
 mod resolve;
 mod routes;

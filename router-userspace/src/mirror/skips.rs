@@ -3,7 +3,7 @@
 //! In front of a group of neighbours that select within one prefix stands `not from PREFIX goto NEXT`. No rule moves for it, and
 //! no packet meets another rule that matches it: what is jumped over matches nothing outside the prefix, in the walk for the
 //! way and in the one that IPv4 makes for the source alike. Groups are those of a binary trie over the list as it stands,
-//! each as large as its size allows; so they nest, and one rule that comes or goes changes the groups that it is in and no
+//! each as large as its size allows; so they nest, a packet walks a few at each size, and one rule that comes or goes changes the groups that it is in and no
 //! others. They end where a rule of another program stands, and never reach beyond the priority after their last rule.
 
 use super::cover::{Axis, Cover};
@@ -18,33 +18,46 @@ pub(super) struct Shape {
     /// Shorter lists stay as they are. A rule costs a packet about 13 ns in each of the two walks of IPv4: below this, less than
     /// the rest of its way through the stack, and nobody who reads `ip rule` has to wonder.
     pub run: usize,
-    /// The most rules in a group, of the innermost kind and outwards. Sixteen of the next smaller kind and the sixteen of one
-    /// group cost a packet half as many steps on the average as thirty-two would, for one more rule in ten.
-    pub sizes: &'static [usize],
-    /// The same for a run of more than `long` rules: the kernel walks the whole list for each jump that is deleted, so that
-    /// many of them would take half a minute to go.
-    pub long_sizes: &'static [usize],
-    /// What is long.
-    pub long: usize,
+    /// The most rules in a group of the innermost kind, where there are not too many rules.
+    pub leaf: usize,
+    /// The most among however many.
+    pub largest_leaf: usize,
+    /// The kernel walks the whole list for each jump that is deleted: innermost groups are larger where all of them together
+    /// would pass by many more rules than this.
+    pub walked: usize,
+    /// A group has up to so many of the next smaller kind: twice as many would be more steps, half as many more jumps.
+    pub fan: usize,
     /// So few rules cost no more than the jump over them.
     pub least: usize,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { run: 64, sizes: &[16, 256, 4096], long_sizes: &[128, 2048, 32768], long: 16384, least: 4 }
+        Shape { run: 64, leaf: 16, largest_leaf: 512, walked: 160_000_000, fan: 4, least: 4 }
     }
 }
 
 impl Shape {
-    /// The sizes of groups in a run of so many rules.
-    pub fn sizes(&self, rules: usize) -> &'static [usize] {
-        if rules > self.long { self.long_sizes } else { self.sizes }
+    /// For a family with so many rules in all.
+    pub fn among(&self, rules: usize) -> Shape {
+        let mut leaf = self.leaf.max(1);
+        while leaf < self.largest_leaf && rules.saturating_mul(rules) / leaf > self.walked {
+            leaf *= 2;
+        }
+        Shape { leaf, ..*self }
+    }
+
+    /// The most rules in a group of a list of so many rules, of the innermost kind and outwards.
+    fn sizes(&self, rules: usize) -> Vec<usize> {
+        let leaf = self.leaf.max(1);
+        std::iter::successors(Some(leaf), |size| size.checked_mul(self.fan.max(2)))
+            .take_while(|size| *size == leaf || *size < rules)
+            .collect()
     }
 }
 
 /// So many rules of one priority may stand behind a jump: to put one in front of them later, all are added anew.
-const HOSTED: usize = 64;
+const HOSTED: usize = 256;
 
 /// The rules of one priority.
 struct Entry<'a> {
@@ -69,6 +82,7 @@ pub(super) fn skips(own: &[&Rule], foreign: &BTreeSet<u32>, targets: &BTreeSet<u
         .chunk_by(|a, b| a.priority == b.priority)
         .map(|rules| Entry { priority: rules[0].priority, rules, shared: foreign.contains(&rules[0].priority) })
         .collect();
+    let shape = &shape.among(own.len());
     let mut all = Vec::new();
     let mut at = 0;
     while let Some(entry) = entries.get(at) {
@@ -157,18 +171,42 @@ pub(super) fn groups(members: &[(Cover, usize)], shape: &Shape) -> Vec<Group> {
         before.push(before.last().copied().unwrap_or(0) + rules);
     }
     let sizes = shape.sizes(before.last().copied().unwrap_or(0));
+    let outermost = sizes.len() + 1;
     let mut trie = Trie { members, before, sizes, least: shape.least, groups: Vec::new() };
     if let Some(whole) = trie.hull(0..members.len()) {
-        trie.divide(0..members.len(), whole, sizes.len() + 1);
+        trie.divide(0..members.len(), whole, outermost);
     }
     trie.groups
+}
+
+/// The most rules and jumps that a packet walks in a list of members, each with its prefix and so many rules.
+pub(super) fn longest_walk(members: &[(Cover, usize)], shape: &Shape) -> usize {
+    fn walk(members: &[(Cover, usize)], range: Range<usize>, groups: &[Group]) -> usize {
+        let (mut steps, mut most, mut at, mut next) = (0, 0, range.start, 0);
+        while at < range.end {
+            match groups.get(next).filter(|group| group.members.start == at) {
+                Some(Group { members: inside, .. }) => {
+                    let count = groups[next + 1..].partition_point(|group| group.members.start < inside.end);
+                    steps += 1;
+                    most = most.max(steps + walk(members, inside.clone(), &groups[next + 1..][..count]));
+                    (at, next) = (inside.end, next + 1 + count);
+                }
+                None => {
+                    steps += members[at].1;
+                    at += 1;
+                }
+            }
+        }
+        most.max(steps)
+    }
+    walk(members, 0..members.len(), &groups(members, shape))
 }
 
 struct Trie<'a> {
     members: &'a [(Cover, usize)],
     /// How many rules there are before each member, and in all.
     before: Vec<usize>,
-    sizes: &'a [usize],
+    sizes: Vec<usize>,
     least: usize,
     groups: Vec<Group>,
 }

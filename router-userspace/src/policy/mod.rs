@@ -267,27 +267,20 @@ impl Policy {
     /// An index from rules of a host, whoever owns them, to where the file asks for them.
     pub fn origins(&self, host: &Host) -> Origins<'_> {
         let own_names = host.own_names();
-        let ownerless = |rule: &Rule| Rule { protocol: 0, ..rule.clone() }.by_own_names(&own_names);
-        let mut listed: HashMap<Rule, Vec<&LoweredRule>> = HashMap::new();
-        let same = |a: &LoweredRule, b: &LoweredRule| {
-            (a.rule.family, a.rule.priority, &a.at) == (b.rule.family, b.rule.priority, &b.at)
-        };
-        for list in self.rules.chunk_by(same).filter(|list| list.len() > 1) {
-            for lowered in list {
-                listed.entry(anywhere(&lowered.rule).by_own_names(&own_names)).or_default().push(lowered);
-            }
+        let mut by_rule: HashMap<Rule, Vec<&LoweredRule>> = HashMap::new();
+        for lowered in &self.rules {
+            by_rule.entry(anywhere(&lowered.rule).by_own_names(&own_names)).or_default().push(lowered);
         }
-        Origins { by_rule: self.rules.iter().map(|lowered| (ownerless(&lowered.rule), lowered)).collect(), listed }
+        Origins { by_rule }
     }
 }
 
 /// Where the file asks for a rule.
 #[derive(Clone, Debug, Default)]
 pub struct Origins<'a> {
-    /// Rules with protocol 0, since the owner is no part of the question.
-    by_rule: HashMap<Rule, &'a LoweredRule>,
-    /// Those of lists, without a priority: the mirror may give the pieces of a list the priorities behind it.
-    listed: HashMap<Rule, Vec<&'a LoweredRule>>,
+    /// By the rules without owner and priority, in the file's order: the owner is no part of the question, and the mirror gives the
+    /// rules of long lists priorities by which they are found faster.
+    by_rule: HashMap<Rule, Vec<&'a LoweredRule>>,
 }
 
 fn anywhere(rule: &Rule) -> Rule {
@@ -295,14 +288,13 @@ fn anywhere(rule: &Rule) -> Rule {
 }
 
 impl<'a> Origins<'a> {
-    /// What the file says of this rule; None where the file does not ask for it.
+    /// What the file says of this rule; None where the file does not ask for it. One of Wayfork's own that stands at another priority
+    /// than the file's is the nearest that says the same.
     pub fn of(&self, rule: &Rule) -> Option<&'a LoweredRule> {
-        let there = self.by_rule.get(&Rule { protocol: 0, ..rule.clone() }).copied();
-        there.or_else(|| {
-            let listed = self.listed.get(&anywhere(rule)).filter(|_| rule.protocol == OWN_PROTOCOL)?;
-            let before = listed.iter().filter(|lowered| lowered.rule.priority < rule.priority);
-            before.max_by_key(|lowered| lowered.rule.priority).copied()
-        })
+        let same = self.by_rule.get(&anywhere(rule))?;
+        let apart = |lowered: &&&LoweredRule| lowered.rule.priority.abs_diff(rule.priority);
+        let nearest = *same.iter().min_by_key(apart)?;
+        (nearest.rule.priority == rule.priority || rule.protocol == OWN_PROTOCOL).then_some(nearest)
     }
 }
 

@@ -37,9 +37,10 @@ pub struct LeftOut {
 /// What stands before everything that the file cannot say.
 const LOUD: &str = "NOT TAKEN OVER";
 
-/// Makes the policy file of a host. `names` are the host's own names of tables.
-pub fn import(host: &Host, names: &TableNames) -> Imported {
-    let mut import = Import { host, tables: Tables::default(), body: String::new(), left_out: Vec::new() };
+/// Makes the policy file of a host. `names` are the host's own names of tables, `set_uses` the bits of the mark that stand for
+/// sets of a Wayfork that runs here ([`crate::kernel::Kernel::set_uses`]).
+pub fn import(host: &Host, names: &TableNames, set_uses: &BTreeMap<u32, String>) -> Imported {
+    let mut import = Import { host, set_uses, tables: Tables::default(), body: String::new(), left_out: Vec::new() };
     import.name_tables(names);
     import.routes();
     import.rules();
@@ -68,6 +69,7 @@ impl Tables {
 
 struct Import<'a> {
     host: &'a Host,
+    set_uses: &'a BTreeMap<u32, String>,
     tables: Tables,
     body: String,
     left_out: Vec<LeftOut>,

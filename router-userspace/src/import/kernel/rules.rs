@@ -3,8 +3,8 @@
 use super::super::write::{Section, quoted};
 use super::Import;
 use crate::model::{
-    FLOWLABEL_MASK, Family, Ports, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, display_rules,
-    protocol_name,
+    FLOWLABEL_MASK, Family, OWN_PROTOCOL, Ports, Rule, RuleAction, Selectors, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN,
+    display_rules, protocol_name,
 };
 use crate::policy::{Policy, ipproto_name};
 use crate::safety::as_class_rule;
@@ -29,7 +29,10 @@ impl Import<'_> {
         let mut by_priority: BTreeMap<u32, Vec<&Rule>> = BTreeMap::new();
         for family in Family::BOTH {
             for rule in host.rules_of(family).filter(|rule| !is_kernels_own(rule) && !is_no_policy(rule)) {
-                by_priority.entry(rule.priority).or_default().push(rule);
+                match self.sets_of(rule) {
+                    Some(sets) => self.leave_set_out(rule, &sets),
+                    None => by_priority.entry(rule.priority).or_default().push(rule),
+                }
             }
         }
         self.missing_defaults();
@@ -59,6 +62,22 @@ impl Import<'_> {
             }
             said.left.iter().for_each(|rule| self.leave_rule_out(priority, rule));
         }
+    }
+
+    /// The sets whose bits one of Wayfork's own rules looks for; None where it looks for none.
+    fn sets_of(&self, rule: &Rule) -> Option<String> {
+        let (_, mask) = rule.selectors.fwmark.filter(|_| rule.protocol == OWN_PROTOCOL)?;
+        let uses = self.set_uses.iter().filter(|(bit, _)| mask & **bit != 0).map(|(_, used)| used.as_str());
+        Some(uses.collect::<Vec<_>>().join(" and ")).filter(|uses| !uses.is_empty())
+    }
+
+    /// The bit says nothing by itself: only a running Wayfork sets it, and another run may choose another.
+    fn leave_set_out(&mut self, rule: &Rule, sets: &str) {
+        let what = display_rules(std::slice::from_ref(rule)).trim_end().to_owned();
+        let why = format!(
+            "it is the rule of the policy that Wayfork runs here for {sets}; no rule has the prefixes of a set: take both from that file"
+        );
+        self.leave_out(what, &why, Some(rule.clone()), None);
     }
 
     /// All rules of one priority: one statement where that can say them, else some of them. `behind`: the rules of the next

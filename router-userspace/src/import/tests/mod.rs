@@ -50,7 +50,7 @@ fn accepted(imported: &Imported) -> Loaded {
 
 #[test]
 fn a_fresh_namespace_has_nothing_to_say() {
-    let imported = import(&host(), &TableNames::default());
+    let imported = import(&host(), &TableNames::default(), &Default::default());
     assert_eq!(imported.left_out, []);
     assert!(imported.text.lines().all(|line| line.is_empty() || line.starts_with('#')), "{}", imported.text);
 }
@@ -78,7 +78,7 @@ fn it_reads_as_a_person_would_write_it() {
     host.routes.push(Route { protocol: 16, ..route(TABLE_MAIN, "0.0.0.0/0", Some("10.0.0.1"), 3) });
     let mut names = TableNames::default();
     names.add("111 isp2\n99 unused\n");
-    let imported = import(&host, &names);
+    let imported = import(&host, &names, &Default::default());
     assert_eq!(
         imported.text,
         r#"# What this host's kernel has now, as a policy file.
@@ -151,7 +151,7 @@ fn what_cannot_be_said_is_said_loudly() {
     add(&mut host, Rule { realms: Some(2), ..Rule::lookup(Family::Ipv4, 300, 7) });
     host.routes.push(route(7, "10.0.0.0/8", None, 77));
     host.routes.push(Route { scope: 254, ..route(7, "10.9.0.1/32", None, 3) });
-    let imported = import(&host, &TableNames::default());
+    let imported = import(&host, &TableNames::default(), &Default::default());
     for said in [
         "# NOT TAKEN OVER: 7 of the kernel's rules and routes have no words in a policy file",
         "# NOT TAKEN OVER: ipv4 route unicast 0.0.0.0/0 via 10.0.0.1 dev eth1 table 7 metric 0 (its mtu is locked)",
@@ -177,7 +177,7 @@ fn rules_of_one_priority_become_a_list_where_they_agree() {
         let selectors = Selectors { from: Some(net), iif: Some(iif.to_owned()), ..Selectors::default() };
         add(&mut host, Rule { selectors, ..Rule::lookup(Family::of(net.addr()), 10, 9) });
     }
-    let imported = import(&host, &TableNames::default());
+    let imported = import(&host, &TableNames::default(), &Default::default());
     assert!(
         imported.text.contains("iif      = [\"a\", \"b\"]\nfrom     = [\"10.0.0.0/8\", \"fd00::/8\"]\n"),
         "{}",
@@ -196,7 +196,7 @@ fn what_a_policy_was_lowered_to_comes_back_as_it_was() {
     policy.rpdb().for_each(|rule| add(&mut host, rule.clone()));
     // The router's own reading of its marks is no part of a policy.
     add(&mut host, crate::safety::class_rule(Family::Ipv4, 0x0100_0000, 0xff00_0000, 9));
-    let imported = import(&host, &TableNames::default());
+    let imported = import(&host, &TableNames::default(), &Default::default());
     assert_eq!(imported.left_out, [], "{}", imported.text);
     let again: Vec<Rule> = accepted(&imported).policy.rpdb().cloned().collect();
     let first: Vec<Rule> = policy.rpdb().cloned().collect();
@@ -214,7 +214,7 @@ fn hostile_names_stay_inside_their_quotes() {
     add(&mut host, Rule { selectors, ..Rule::lookup(Family::Ipv4, 20, 9) });
     let mut names = TableNames::default();
     names.add("9 a\"=\\ \n");
-    let imported = import(&host, &names);
+    let imported = import(&host, &names, &Default::default());
     let rules: Vec<Rule> = accepted(&imported).policy.rpdb().cloned().collect();
     assert_eq!(rules.len(), 1, "{}", imported.text);
     assert_eq!(rules[0].selectors.iif.as_deref(), Some("q\"\\"));
@@ -259,13 +259,13 @@ fn routes_of_every_kind_come_back() {
         Route { metric: u32::MAX, ..kind(RouteKind::Unreachable, route(9, "::/0", None, 0)) },
         Route { protocol: 4, ..route(TABLE_MAIN, "10.4.0.0/16", Some("10.0.0.1"), 3) },
     ];
-    let imported = import(&host, &TableNames::default());
+    let imported = import(&host, &TableNames::default(), &Default::default());
     assert_eq!(imported.left_out, [], "{}", imported.text);
     assert_eq!(accepted(&imported).policy.routes.len(), host.routes.len(), "{}", imported.text);
     // Each alone is compared by the importer itself; a route that it must refuse:
     let twin = Route { nexthops: vec![hop(Some("10.0.0.7"), 3, 1)], ..host.routes[0].clone() };
     host.routes.push(twin);
-    let imported = import(&host, &TableNames::default());
+    let imported = import(&host, &TableNames::default(), &Default::default());
     assert_eq!(imported.left_out.len(), 1);
     accepted(&imported);
 }

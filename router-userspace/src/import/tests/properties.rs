@@ -136,7 +136,7 @@ proptest! {
     fn the_file_says_what_the_kernel_has(rules in any_rules()) {
         let mut host = host();
         rules.iter().for_each(|rule| add(&mut host, rule.clone()));
-        let imported = import(&host, &TableNames::default());
+        let imported = import(&host, &TableNames::default(), &Default::default());
         let policy = accepted(&imported).policy;
         let said: Vec<Rule> = policy.rpdb().cloned().collect();
         let more = desired(&policy, &host, &MarkClasses::default()).rules;
@@ -163,7 +163,7 @@ proptest! {
     fn a_not_with_lists_comes_back_whole(rules in none_of(false)) {
         let mut host = host();
         rules.iter().for_each(|rule| add(&mut host, rule.clone()));
-        let imported = import(&host, &TableNames::default());
+        let imported = import(&host, &TableNames::default(), &Default::default());
         prop_assert_eq!(&imported.left_out, &[], "{}", imported.text);
         prop_assert_eq!(imported.text.matches("[[rule]]").count(), 1, "{}", imported.text);
     }
@@ -195,7 +195,7 @@ proptest! {
             }
             add(&mut host, rule.clone());
         }
-        let imported = import(&host, &TableNames::default());
+        let imported = import(&host, &TableNames::default(), &Default::default());
         prop_assert_eq!(&imported.left_out, &[], "{}", imported.text);
     }
 }

@@ -101,7 +101,7 @@ fn what_a_policy_asks_for_comes_back_from_the_running_kernel() {
         routes.iter().for_each(|route| kernel.add_route(route).unwrap_or_else(|error| panic!("{error}")));
         kernel.host().unwrap()
     });
-    let imported = import(&host.unwrap(), &TableNames::default());
+    let imported = import(&host.unwrap(), &TableNames::default(), &Default::default());
     assert_eq!(imported.left_out, [], "{}", imported.text);
     let again = accepted(&imported).policy;
     let ownerless = |rules: &mut dyn Iterator<Item = Rule>| display_rules(&rules.collect::<Vec<_>>());

@@ -31,6 +31,19 @@ pub(super) fn rules_of(mark: &MarkRule) -> Vec<Attrs> {
     meant.filter_map(|protocol| Some(rule(mark, Some(protocol), ports_offset(protocol)?))).collect()
 }
 
+/// What `nft list ruleset` shows behind a rule that sets a set's bit, and what tells whose bit it is. Short: names of sets are.
+pub(super) fn comment(mark: &MarkRule) -> Option<String> {
+    let set = mark.selectors.sets().next().filter(|_| mark.membership && mark.mask != 0)?;
+    let side = if mark.selectors.from_set.is_some() { "from" } else { "to" };
+    Some(format!("{:#x} {side} @{}", mark.mask, set.name))
+}
+
+/// The bit and the use of a set that a comment tells of.
+pub(super) fn read_comment(comment: &str) -> Option<(u32, String)> {
+    let (bit, used) = comment.strip_prefix("0x")?.split_once(' ')?;
+    Some((u32::from_str_radix(bit, 16).ok()?, used.to_owned()))
+}
+
 /// The expressions of one alternative.
 fn rule(mark: &MarkRule, protocol: Option<u8>, ports: u32) -> Attrs {
     let MarkSelectors { iif, fwmark, from, to, ipproto: _, sport, dport, dscp, flowlabel, from_set, to_set } =

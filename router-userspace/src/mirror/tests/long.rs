@@ -6,6 +6,7 @@ use crate::kernel::admin::write_setting;
 use crate::kernel::{Admin, Netlink, RouteQuery};
 use crate::mirror::desired::shorten;
 use crate::mirror::skips::Shape;
+use crate::mirror::spread::spread;
 use crate::mirror::{MarkClasses, desired, diff, remove_all};
 use crate::model::{Family, RuleAction};
 use fastrand::Rng;
@@ -13,9 +14,9 @@ use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Groups of a few rules.
-const SMALL: Shape = Shape { run: 4, sizes: &[2, 4, 16], long_sizes: &[4, 16], long: 36, least: 2 };
+const SMALL: Shape = Shape { run: 4, leaf: 2, largest_leaf: 4, walked: 648, fan: 2, least: 2 };
 /// No groups at all.
-const FLAT: Shape = Shape { run: usize::MAX, sizes: &[], long_sizes: &[], long: 0, least: 0 };
+const FLAT: Shape = Shape { run: usize::MAX, leaf: 0, largest_leaf: 0, walked: 0, fan: 0, least: 0 };
 /// Tables with a default route; 114 has none.
 const TABLES: [u32; 3] = [111, 112, 113];
 
@@ -71,6 +72,7 @@ fn select(rule: &mut Rule, by: By, offset: u32, below: u8) {
 fn put(kernel: &mut Netlink, rules: &[Rule], shape: &Shape) -> usize {
     let host = kernel.host().unwrap();
     let mut wish = wanting(rules.to_vec(), vec![], vec![]);
+    spread(&mut wish.rules, &host, shape);
     shorten(&mut wish.rules, &host, shape);
     let made = wish.rules.iter().filter(|wanted| wanted.item.is_scaffold()).count();
     let way = diff(&wish, &host, None);
@@ -109,7 +111,7 @@ fn the_kernel_answers_as_without_groups() {
     in_namespace(|admin, kernel| {
         let iif = router(admin, kernel);
         let mut rng = Rng::with_seed(7);
-        let (mut made, mut kinds) = (0, std::collections::BTreeMap::new());
+        let (mut made, mut moved, mut kinds) = (0, 0, std::collections::BTreeMap::new());
         for round in 0..60 {
             let by = [By::From, By::To, By::Mark][round % 3];
             let mut foreign = Vec::new();
@@ -141,6 +143,8 @@ fn the_kernel_answers_as_without_groups() {
                 }
                 let offsets: Vec<u32> = (0..66).chain([4000]).collect();
                 made += put(kernel, &rules, &SMALL);
+                let own = own(kernel).0;
+                moved += usize::from(rules.iter().any(|rule| !own.contains(rule)));
                 let grouped = answers(kernel, iif, by, &offsets);
                 assert_eq!(put(kernel, &rules, &FLAT), 0);
                 let flat = answers(kernel, iif, by, &offsets);
@@ -155,6 +159,7 @@ fn the_kernel_answers_as_without_groups() {
             foreign.iter().for_each(|rule| kernel.delete_rule(rule).unwrap());
         }
         assert!(made > 1000 && kinds.len() > 5, "{made} jumps, {kinds:?}");
+        assert!(moved > 40, "{moved} lists of 120 got another order");
     });
 }
 
@@ -200,7 +205,70 @@ fn a_list_in_pieces_is_answered_as_the_file_says() {
     });
 }
 
-/// Lists as long as they come: each is all there, group by group, and goes again; of the longest, one rule is changed.
+/// Rules in no order, wide ones among them: the kernel answers by the order of the file, whatever place each has got, with another
+/// program's rule amid the list too; and each is known as the file's.
+#[test]
+fn a_list_in_no_order_is_answered_as_the_file_says() {
+    in_namespace(|admin, kernel| {
+        let iif = router(admin, kernel);
+        let untouched = foreign(kernel);
+        // Offset, bits below the prefix, table.
+        let list: Vec<(u32, u8, u32)> = (0..300u32)
+            .map(|place| match place % 50 {
+                49 => ((place * 4 % 1024) & !63, 6, 113),
+                _ => (place * 77 % 300 * 4, 2, TABLES[place as usize % 2]),
+            })
+            .collect();
+        let rule = |(place, (offset, below, table)): (usize, &(u32, u8, u32))| {
+            let nets = Family::BOTH.map(|family| format!("\"{}\"", prefix(family, *offset, *below))).join(", ");
+            format!(
+                "[[rule]]\nname = \"r{place}\"\npriority = {}\nfrom = [{nets}]\ntable = {table}\n",
+                1000 + 2 * place
+            )
+        };
+        let policy = read(&list.iter().enumerate().map(rule).collect::<String>());
+        let theirs = Rule { protocol: 3, ..Rule::lookup(Family::Ipv4, 1301, 112) };
+        let mut offsets: Vec<u32> = list.iter().flat_map(|(offset, ..)| [*offset, *offset + 3]).chain([5000]).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        for cut in [false, true] {
+            if cut {
+                kernel.add_rule(&theirs).unwrap();
+            }
+            let host = kernel.host().unwrap();
+            let wish = desired(&policy, &host, &MarkClasses::default());
+            apply(kernel, &diff(&wish, &host, None), &mut |_| ControlFlow::Continue(())).unwrap();
+            for (family, offset, table, errno) in answers(kernel, iif, By::From, &offsets) {
+                let before = if cut && family == Family::Ipv4 { 151 } else { list.len() };
+                let holds = |(start, below, _): &&(u32, u8, u32)| offset >> below == start >> below;
+                let expected = match list[..before].iter().find(holds) {
+                    Some((_, _, table)) => *table,
+                    None if before < list.len() => 112,
+                    None => 254,
+                };
+                assert_eq!((table, errno), (expected, 0), "{family} {offset}, {cut}");
+            }
+            let host = kernel.host().unwrap();
+            assert!(diff(&desired(&policy, &host, &MarkClasses::default()), &host, None).is_empty());
+            let origins = policy.origins(&host);
+            let mut moved = 0;
+            for rule in host.rules.iter().filter(|rule| rule.protocol == OWN_PROTOCOL && !rule.is_scaffold()) {
+                let lowered = origins.of(rule).unwrap();
+                assert_eq!(lowered.rule.selectors, rule.selectors);
+                assert!(
+                    !cut || rule.family == Family::Ipv6 || (rule.priority < 1301) == (lowered.rule.priority < 1301)
+                );
+                moved += usize::from(lowered.rule.priority != rule.priority);
+            }
+            assert!(moved > 400, "{moved}");
+        }
+        remove_all(kernel, &mut |_| ControlFlow::Continue(())).unwrap();
+        kernel.delete_rule(&theirs).unwrap();
+        assert_eq!((foreign(kernel), own(kernel)), (untouched, (vec![], vec![])));
+    });
+}
+
+/// Lists as long as they come, in order and in none: each is all there, group by group, and goes again; one rule is changed.
 #[test]
 fn a_hundred_thousand_rules() {
     in_namespace(|admin, kernel| {
@@ -210,21 +278,23 @@ fn a_hundred_thousand_rules() {
         let default = |route: &&Route| (route.family, route.table, route.protocol) == (Family::Ipv4, 254, 16);
         kernel.delete_route(routes.iter().find(default).unwrap()).unwrap();
         let untouched = foreign(kernel);
-        let list = |count: u32, other: Option<u32>| -> Vec<Rule> {
-            let one = |number: u32| {
+        let list = |count: u32, scattered: bool, other: Option<u32>| -> Vec<Rule> {
+            let one = |place: u32| {
+                let number = if scattered { (u64::from(place) * 77_773 % u64::from(count)) as u32 } else { place };
                 let table = TABLES[(number + u32::from(Some(number) == other)) as usize % 3];
-                let mut rule = Rule::lookup(Family::Ipv4, 100 + number, table);
+                let mut rule = Rule::lookup(Family::Ipv4, 100 + place, table);
                 select(&mut rule, By::From, number, 0);
                 rule
             };
             (0..count).map(one).collect()
         };
-        for count in [1000, 100_000] {
+        for (count, scattered) in [(1000, false), (1000, true), (100_000, false), (100_000, true)] {
             for other in [None, Some(count / 2)] {
-                let rules = list(count, other);
+                let rules = list(count, scattered, other);
                 let mut wish = wanting(rules, vec![], vec![]);
                 let host = kernel.host().unwrap();
                 let start = std::time::Instant::now();
+                spread(&mut wish.rules, &host, &Shape::default());
                 shorten(&mut wish.rules, &host, &Shape::default());
                 let way = diff(&wish, &host, None);
                 let (planned, steps) = (start.elapsed(), way.steps.len());
@@ -234,8 +304,11 @@ fn a_hundred_thousand_rules() {
                     ControlFlow::Continue(())
                 })
                 .unwrap_or_else(|error| panic!("{error}"));
-                eprintln!("{count} rules: planned {planned:?}, applied {:?}, {steps} steps", start.elapsed());
-                assert!(if other.is_some() { steps < 40 } else { calls > count / 300 }, "{steps} steps, {calls} calls");
+                eprintln!(
+                    "{count} rules, scattered {scattered}: planned {planned:?}, applied {:?}, {steps} steps",
+                    start.elapsed()
+                );
+                assert!(if other.is_some() { steps < 60 } else { calls > count / 300 }, "{steps} steps, {calls} calls");
                 assert!(diff(&wish, &kernel.host().unwrap(), None).is_empty());
                 // At the ends of all sizes of groups, and beyond the last.
                 let ends =

@@ -421,7 +421,7 @@ fn the_whole_language_of_rules_and_routes_is_there_once_and_goes_again() {
         assert_nothing_to_do(kernel, &policy, &MarkClasses::default());
         // What is there is written back as the same file.
         let host = kernel.host().unwrap();
-        let imported = crate::import::kernel::import(&host, &TableNames::default());
+        let imported = crate::import::kernel::import(&host, &TableNames::default(), &Default::default());
         let again = read(&imported.text);
         let routes = |policy: &Policy| {
             let mut all: Vec<_> =
@@ -437,5 +437,34 @@ fn the_whole_language_of_rules_and_routes_is_there_once_and_goes_again() {
         remove_all(kernel, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(own(kernel), (Vec::new(), Vec::new()));
         assert_eq!(kernel.rules().unwrap(), before.rules);
+    });
+}
+
+/// What stands for sets in the kernel is told by name, and no bit of theirs comes into an imported file.
+#[test]
+fn the_bits_of_sets_are_not_imported() {
+    in_namespace(|_, kernel| {
+        let text = "[sets]\nstreaming = [\"10.9.0.0/16\", \"fd09::/64\"]\n\
+            [[rule]]\npriority = 50\nto = \"@streaming\"\ntable = 7\n\
+            [[rule]]\npriority = 60\nfwmark = \"0x20/0xff\"\ntable = 7\n\
+            [[rule]]\npriority = 70\nfrom = \"@streaming\"\nfwmark = \"0x20/0xff\"\nfamily = \"ipv4\"\ntable = 7\n";
+        let policy = read(text);
+        assert_eq!(kernel.set_uses().unwrap(), [].into());
+        let facts = crate::safety::Facts::default();
+        let policy =
+            crate::safety::with_set_bits(&policy, &kernel.host().unwrap(), &facts, &Default::default()).unwrap();
+        install(kernel, &policy, &MarkClasses::default());
+        let uses = kernel.set_uses().unwrap();
+        let named: Vec<(u32, String)> =
+            policy.set_bits.iter().map(|(used, bit)| (*bit, format!("{} @{}", used.side.name(), used.set))).collect();
+        assert_eq!(uses.clone().into_iter().collect::<std::collections::BTreeSet<_>>(), named.into_iter().collect());
+        let imported = crate::import::kernel::import(&kernel.host().unwrap(), &TableNames::default(), &uses);
+        let again: Vec<String> = read(&imported.text).rpdb().map(ToString::to_string).collect();
+        assert_eq!(again, ["priority 60 from all fwmark 0x20/0xff lookup 7"; 2], "{}", imported.text);
+        let left: Vec<&str> = imported.left_out.iter().map(|left| left.why.as_str()).collect();
+        assert_eq!(left.iter().filter(|why| why.contains("to @streaming")).count(), 2, "{left:?}");
+        assert_eq!(left.iter().filter(|why| why.contains("from @streaming")).count(), 1, "{left:?}");
+        remove_all(kernel, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(kernel.set_uses().unwrap(), [].into());
     });
 }

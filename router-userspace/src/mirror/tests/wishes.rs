@@ -312,7 +312,7 @@ fn jumps_are_one_line_of_a_plan() {
     assert!(made > 30 && line.starts_with(&format!("{made} more that decide nothing")), "{line}");
     assert_eq!(plan(&many, &host).0[0].0, Op::Keep);
     assert_eq!(plan(&few, &host).0[0].0, Op::Remove);
-    let imported = crate::import::kernel::import(&host, &TableNames::default());
+    let imported = crate::import::kernel::import(&host, &TableNames::default(), &Default::default());
     assert!(!imported.text.contains("goto") && !imported.text.contains("nop") && imported.left_out.is_empty());
     let again = read(&imported.text);
     assert_eq!(again.rules.len(), 500);
