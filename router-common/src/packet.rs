@@ -40,6 +40,12 @@ pub const ESP: u8 = 50;
 pub const AH: u8 = 51;
 /// IPPROTO_ICMPV6.
 pub const ICMPV6: u8 = 58;
+/// IPPROTO_ROUTING, an IPv6 extension header.
+pub const ROUTING: u8 = 43;
+/// IPPROTO_FRAGMENT, an IPv6 extension header.
+pub const FRAGMENT: u8 = 44;
+/// IPPROTO_DSTOPTS, an IPv6 extension header.
+pub const DESTINATION_OPTIONS: u8 = 60;
 /// IPPROTO_SCTP.
 pub const SCTP: u8 = 132;
 /// IPPROTO_UDPLITE.

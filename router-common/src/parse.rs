@@ -77,10 +77,7 @@ fn parse_ipv6(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason>
         return Err(PassReason::BadHeader);
     }
     let second = u32::from_be(words[1]);
-    let (ipproto, ttl) = ((second >> 8) as u8, second as u8);
-    if is_extension(ipproto) {
-        return Err(PassReason::ExtensionHeader);
-    }
+    let (first_header, ttl) = ((second >> 8) as u8, second as u8);
     let len = IPV6_HEADER + (second >> 16);
     if !length_is_right(frame, len) {
         return Err(PassReason::BadHeader);
@@ -96,17 +93,23 @@ fn parse_ipv6(frame: &impl Frame, packet: &mut Packet) -> Result<(), PassReason>
     if ttl <= 1 {
         return Err(PassReason::Ttl);
     }
-    if ipproto == ICMPV6 && is_neighbour_discovery(frame) {
+    let (ipproto, header) = if is_extension(first_header) {
+        behind_extension(frame, first_header, len)?
+    } else {
+        (first_header, IPV6_HEADER)
+    };
+    if ipproto == ICMPV6 && is_neighbour_discovery(frame, header) {
         return Err(PassReason::NeighbourDiscovery);
     }
-    let ports = ports(frame, IPV6_HEADER, ipproto, len);
+    let fragment = first_header == FRAGMENT;
+    let ports = if fragment { (0, 0) } else { ports(frame, header, ipproto, len) };
     packet.family = IPV6;
     packet.len = len;
-    packet.segment = segment(frame, IPV6_HEADER, ipproto, len);
+    packet.segment = segment(frame, header, ipproto, len);
     packet.src = src;
     packet.dst = dst;
     packet.flow = first & 0x0fff_ffff;
-    packet.fragment = 0;
+    packet.fragment = u8::from(fragment);
     finish(frame, packet, ports, ipproto, ttl);
     Ok(())
 }
@@ -169,18 +172,34 @@ fn segment(frame: &impl Frame, header: u32, ipproto: u8, len: u32) -> u32 {
 /// Router and neighbour discovery: the host answers for an address that it is a proxy of (`ip6_forward_proxy_check()`, net/ipv6/ip6_output.c),
 /// whether or not it forwards what else is sent there.
 #[inline(always)]
-fn is_neighbour_discovery(frame: &impl Frame) -> bool {
-    match frame.words::<1>(IPV6_HEADER as usize) {
+fn is_neighbour_discovery(frame: &impl Frame, header: u32) -> bool {
+    match frame.words::<1>(header as usize) {
         Some([word]) => matches!(u32::from_be(word) >> 24, 133..=137),
         None => false,
     }
 }
 
+/// The transport protocol behind one extension header, and where its header begins, as the flow dissector finds them for rules
+/// (`__skb_flow_dissect()`, net/core/flow_dissector.c); it looks no further than a fragment header. What a router has to read
+/// (hop-by-hop options), what the dissector does not know, and a second one are the stack's.
+#[inline(always)]
+fn behind_extension(frame: &impl Frame, header: u8, len: u32) -> Result<(u8, u32), PassReason> {
+    if !matches!(header, ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+        return Err(PassReason::ExtensionHeader);
+    }
+    let [word] = frame.words(IPV6_HEADER as usize).ok_or(PassReason::ExtensionHeader)?;
+    let word = u32::from_be(word);
+    // In units of 8 bytes, the first not counted.
+    let units = if header == FRAGMENT { 0 } else { (word >> 16) & 0xff };
+    let (next, end) = ((word >> 24) as u8, IPV6_HEADER + 8 * (units + 1));
+    if is_extension(next) || end > len { Err(PassReason::ExtensionHeader) } else { Ok((next, end)) }
+}
+
 /// Next headers that are not the transport protocol yet: `ipv6_ext_hdr()`, and those that only hosts look at.
 #[inline(always)]
 fn is_extension(next_header: u8) -> bool {
-    // Hop-by-hop, routing, fragment, AH, destination options, mobility, HIP, shim6.
-    matches!(next_header, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
+    // Hop-by-hop, AH, mobility, HIP, shim6.
+    matches!(next_header, ROUTING | FRAGMENT | DESTINATION_OPTIONS | 0 | 51 | 135 | 139 | 140)
 }
 
 #[inline(always)]

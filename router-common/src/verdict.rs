@@ -132,7 +132,7 @@ reasons! {
     BadHeader = 7, "bad-header";
     #[doc = " IPv4 options."]
     IpOptions = 8, "ip-options";
-    #[doc = " An IPv6 extension header."]
+    #[doc = " IPv6 hop-by-hop options, several extension headers, or one that the flow dissector does not know."]
     ExtensionHeader = 9, "extension-header";
     #[doc = " TTL or hop limit 1: the stack answers with an ICMP error."]
     Ttl = 10, "ttl";

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::decide::Decider;
+use super::packet::Extension;
 use super::reference::{Outcome, Reference};
 use super::testing::{INTERFACES, World, clear, have_object, plain_routes, randomize_more, world};
 use super::text::route_text;
@@ -36,7 +37,8 @@ fn counts(host: &Host, packet: &Packet, answer: &RouteAnswer) -> bool {
     let link_local = |addr: IpAddr| matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
     let redirect = packet.to.is_ipv6() && packet.iif == Some(answer.oif) && (next == packet.to || link_local(next));
     answer.verdict == Verdict::Forward
-        && packet.shape.extension.is_none()
+        // As IPv4's options: a router has to read them.
+        && packet.shape.extension != Some(Extension::HopByHop)
         && host.neighbours.iter().any(known)
         && !redirect
         && stack_forwards(packet)

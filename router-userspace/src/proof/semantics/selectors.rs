@@ -4,6 +4,7 @@ use super::*;
 use crate::kernel::Netns;
 use crate::lab::needs::holds;
 use crate::model::Ports;
+use crate::proof::packet::{Extension, Shape};
 use crate::proof::testing::world_in;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -104,10 +105,25 @@ fn every_fragment_has_ports_0_the_first_included_and_keeps_its_protocol() {
 }
 
 #[test]
-fn what_stands_behind_an_ipv6_extension_header_is_the_stacks() {
+fn protocol_and_ports_are_found_behind_an_ipv6_extension_header_but_for_hop_by_hop_options() {
+    let with = |extension, dport| {
+        let packet = packet(Family::Ipv6);
+        Packet { dport, shape: Shape { extension: Some(extension), ..packet.shape }, ..packet }
+    };
+    let ports = Selectors { ipproto: Some(17), dport: Some(Ports::one(53)), ..any() };
+    for extension in [Extension::Routing, Extension::Destination] {
+        let tcp = Packet { ipproto: 6, ..with(extension, 53) };
+        let cases = [(with(extension, 53), "up1"), (with(extension, 54), "up0"), (tcp, "up0")];
+        under(&ports, Family::Ipv6, &cases);
+    }
+    // A fragment has none, whatever its number.
+    let protocol = Selectors { ipproto: Some(17), ..any() };
+    under(&ports, Family::Ipv6, &[(with(Extension::Fragment, 53), "up0")]);
+    under(&protocol, Family::Ipv6, &[(with(Extension::Fragment, 53), "up1")]);
     bench(|bench| {
-        bench.add([rule(Family::Ipv6, 100, Selectors { ipproto: Some(17), ..any() })]);
-        // Hop-by-hop, routing, fragment, destination options.
+        bench.add([rule(Family::Ipv6, 100, protocol)]);
+        bench.ask(&with(Extension::HopByHop, 53), "up1", Fast::Pass("extension-header"));
+        // Behind each of these: nothing that is one.
         for header in [0, 43, 44, 60] {
             bench.ask(&Packet { ipproto: header, ..packet(Family::Ipv6) }, "up0", Fast::Pass("extension-header"));
         }
