@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use wayfork::fastpath::netfilter_programs;
 use wayfork::kernel::Netns;
 
@@ -16,8 +17,8 @@ fn bpf(command: i64, attributes: &[u32; 32]) -> io::Result<OwnedFd> {
     }
 }
 
-/// Attaches a program that accepts everything to `ip forward` of the calling thread's namespace.
-fn attach() -> io::Result<OwnedFd> {
+/// Attaches a program that accepts everything to `ip forward` of the calling thread's namespace. Each needs a priority of its own.
+fn attach(priority: u32) -> io::Result<OwnedFd> {
     const NETFILTER: u32 = 32; // BPF_PROG_TYPE_NETFILTER
     const ATTACH: u32 = 45; // BPF_NETFILTER
     let program: [u64; 2] = [0x0000_0001_0000_00b7, 0x95]; // r0 = 1; exit
@@ -32,19 +33,19 @@ fn attach() -> io::Result<OwnedFd> {
     let mut link = [0; 32];
     // prog_fd, target_fd, attach_type, flags; then pf (NFPROTO_IPV4), hooknum (forward), priority, flags.
     let fd = program.as_raw_fd();
-    link[..7].copy_from_slice(&[fd as u32, 0, ATTACH, 0, 2, 2, 10]);
+    link[..7].copy_from_slice(&[fd as u32, 0, ATTACH, 0, 2, 2, priority]);
     bpf(28, &link)
 }
 
 #[test]
-fn a_netfilter_program_is_found() {
+fn a_netfilter_program_is_found_also_among_links_that_come_and_go() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("left out: needs root");
         return;
     }
     let namespace = Netns::new().expect("a namespace");
     let before = netfilter_programs();
-    let link = match namespace.run(attach).expect("enter it") {
+    let link = match namespace.run(|| attach(10)).expect("enter it") {
         Ok(link) => link,
         Err(error) => {
             eprintln!(
@@ -55,7 +56,37 @@ fn a_netfilter_program_is_found() {
         }
     };
     let during = netfilter_programs();
-    assert_eq!(during.len(), before.len() + 1, "{during:?}");
-    assert!(during.iter().any(|name| name.starts_with("BPF program ")), "{during:?}");
+    let new: Vec<&String> = during.iter().filter(|name| !before.contains(name)).collect();
+    assert!(matches!(*new, [name] if name.starts_with("BPF program ")), "{during:?}");
+    found_among_links_that_come_and_go(&namespace, new[0]);
     drop(link);
+}
+
+/// Links that are just being made have no id yet, and are looked at as well (`bpf_link_by_id`: EAGAIN). None of them keeps a look from
+/// telling what is there.
+fn found_among_links_that_come_and_go(namespace: &Netns, there: &String) {
+    /// How many of them come and go at a time: a thread each.
+    const MAKERS: u32 = 16;
+    let over = AtomicBool::new(false);
+    let come_and_go = |priority| {
+        while !over.load(Ordering::Relaxed) {
+            match attach(priority) {
+                // Whoever looks at the one before holds it for a moment.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+                made => drop(made.expect("another link")),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..MAKERS {
+            let come_and_go = &come_and_go;
+            scope.spawn(move || namespace.run(|| come_and_go(20 + number)).expect("enter it"));
+        }
+        let looks: Vec<Vec<String>> = (0..5000).map(|_| netfilter_programs()).collect();
+        over.store(true, Ordering::Relaxed);
+        for programs in looks {
+            assert!(programs.iter().all(|name| name.starts_with("BPF program ")), "{programs:?}");
+            assert!(programs.contains(there), "{there} is not in {programs:?}");
+        }
+    });
 }

@@ -7,7 +7,7 @@ use wayfork::kernel::Kernel;
 use wayfork::kernel::admin::Admin;
 use wayfork::lab::topology::Lab;
 use wayfork::lab::traffic::Proto;
-use wayfork::model::Family;
+use wayfork::model::{Family, NextHop, Route, RouteKind};
 use wayfork_tests::frames::{Packet, Tap, ethernet, payload, udp};
 use wayfork_tests::{Bed, FAR, POLICY};
 
@@ -244,6 +244,29 @@ fn large_frames(bed: &Bed) -> Result<Vec<(String, Vec<u8>)>> {
 fn large_frames_come_out_the_same_where_the_way_out_is_narrow() -> Result<()> {
     let mut bed = bed!();
     bed.lab.inside("router", || Admin::open()?.set_mtu("eth1", 1300))?;
+    let frames = large_frames(&bed)?;
+    compare(&mut bed, POLICY, &frames)
+}
+
+/// IPv4 goes by what a route says; IPv6 by the lower of route and interface, unless the route's MTU is locked.
+#[test]
+fn large_frames_come_out_the_same_where_a_route_says_more_than_the_way_out() -> Result<()> {
+    let mut bed = bed!();
+    bed.lab.inside("router", || Admin::open()?.set_mtu("eth1", 1300))?;
+    let index = bed.lab.inside("router", || Admin::open()?.index("eth1"))?;
+    for (far, via) in FAR.into_iter().zip(["10.0.0.1", "2001:db8:b::1"]) {
+        let to: std::net::IpAddr = far.parse()?;
+        let hop = NextHop { via: via.parse().ok(), dev: index, weight: 1, ..NextHop::default() };
+        let route = Route {
+            metric: 50,
+            protocol: 4,
+            mtu: Some(1400),
+            mtu_locked: true,
+            nexthops: vec![hop],
+            ..Route::to(111, to.into(), RouteKind::Unicast)
+        };
+        bed.kernel(|kernel| kernel.add_route(&route))?;
+    }
     let frames = large_frames(&bed)?;
     compare(&mut bed, POLICY, &frames)
 }

@@ -84,3 +84,6 @@ pub fn neighbour(neighbour: &Neighbour) -> Option<(NeighbourKey, NeighbourEntry)
 pub fn neighbour_key(ifindex: u32, addr: std::net::IpAddr) -> NeighbourKey {
     NeighbourKey { ifindex, family: if addr.is_ipv4() { 4 } else { 6 }, addr: words::addr(addr) }
 }
+
+#[cfg(test)]
+mod tests;

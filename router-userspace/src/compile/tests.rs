@@ -130,10 +130,13 @@ fn goto_lands_on_the_first_rule_that_is_left_at_or_after_its_target() {
     let mut jump = with(10, 0, Selectors::default());
     jump.action = RuleAction::Goto(30);
     let other = Selectors { iif: Some("ppp0".into()), ..Selectors::default() };
+    let detached =
+        |priority| Rule { attached: Attached { iif: false, oif: true }, ..with(priority, 111, other.clone()) };
     let rules = vec![
         jump,
+        detached(15),
         with(20, 111, Selectors::default()),
-        Rule { attached: Attached { iif: false, oif: true }, ..with(30, 111, other) },
+        detached(30),
         with(30, 111, Selectors { fwmark: Some((5, u32::MAX)), not: true, ..Selectors::default() }),
     ];
     let generation = run(&host(rules, vec![route(111, "0.0.0.0/0", Some("10.0.0.1"), 2)]));
@@ -371,6 +374,24 @@ fn no_redirect_towards_what_tells_it_from_the_stacks_packets() {
         host.links.insert(2, Link { kind: kind.into(), ..link(2, "out") });
         assert_eq!(run(&host).links[1].flags & LINK_EGRESS != 0, expected, "{kind}");
     }
+}
+
+#[test]
+fn next_hops_without_a_carrier_and_with_more_than_a_gateway_are_the_stacks() {
+    let one = |table, change: fn(&mut NextHop)| {
+        let mut route = route(table, "0.0.0.0/0", Some("10.0.0.1"), 1);
+        route.nexthops.iter_mut().for_each(change);
+        route
+    };
+    let routes = [
+        one(1, |_| {}),
+        one(2, |hop| hop.linkdown = true),
+        one(3, |hop| hop.encap = true),
+        one(4, |hop| hop.realms = 5),
+        one(5, |hop| hop.dev = 99),
+    ];
+    let [down, odd] = [unseen(PassReason::EgressInterface), unseen(PassReason::RouteKind)];
+    assert_eq!(kinds(&routes), [UNICAST, down, odd, odd, down]);
 }
 
 #[test]

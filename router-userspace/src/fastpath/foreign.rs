@@ -5,7 +5,6 @@ use super::{Error, FastPath};
 use crate::kernel::ForeignPrograms;
 use aya::programs::links::{LinkError, LinkType};
 use aya::programs::loaded_links;
-use std::time::Duration;
 
 impl FastPath {
     /// The programs of others on these interfaces and on netfilter's hooks. What cannot be listed is a doubt.
@@ -37,15 +36,6 @@ impl FastPath {
 /// The netfilter programs (6.4 and later) of the whole machine, as messages call them: a link does not tell its namespace.
 /// Where they cannot be listed, one that says so stands for all that there may be.
 pub fn netfilter_programs() -> Vec<String> {
-    const TRIES: u32 = 50;
-    for _ in 1..TRIES {
-        match list_netfilter_programs() {
-            // A link that somebody is just making has no id yet (`bpf_link_by_id`); what it is can be told in a moment.
-            Err(error) if os_error(&error) == Some(libc::EAGAIN) => std::thread::sleep(Duration::from_millis(1)),
-            Err(error) => return vec![unlisted(error)],
-            Ok(found) => return found,
-        }
-    }
     list_netfilter_programs().unwrap_or_else(|error| vec![unlisted(error)])
 }
 
@@ -64,6 +54,10 @@ fn list_netfilter_programs() -> Result<Vec<String>, LinkError> {
             Ok(_) => {}
             // Gone between being listed and being looked at.
             Err(error) if os_error(&error) == Some(libc::ENOENT) => {}
+            // Not there yet: `bpf_link_by_id` says so of a link that is still being made (`bpf_link_settle`, kernel/bpf/syscall.c), and
+            // where links come and go all the time there always is one. Its maker has not been told of it either, so it counts as one that
+            // is made right after this look. The next look finds it.
+            Err(error) if os_error(&error) == Some(libc::EAGAIN) => {}
             Err(error) => return Err(error),
         }
     }

@@ -21,6 +21,7 @@ mod nft;
 mod nft_list;
 mod nft_marks;
 mod probe;
+mod put_off;
 mod route_get;
 mod routes;
 mod rules;
@@ -38,6 +39,7 @@ pub use monitor::Monitor;
 pub use netlink::Netlink;
 pub use netns::Netns;
 pub use nft::NAME_TAKEN;
+pub use put_off::wait_for_what_was_put_off;
 pub use rules::rule_matches_deletion;
 pub use survey::{ForeignPrograms, cheap_facts_hold, remove_empty_clsact, survey};
 

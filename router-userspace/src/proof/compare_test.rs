@@ -3,9 +3,9 @@
 
 use super::testing::{World, have_object, randomize, world};
 use super::*;
-use crate::kernel::admin::write_setting;
+use crate::kernel::admin::{read_setting, write_setting};
 use crate::kernel::{Kernel, Netlink};
-use crate::model::{Family, Host, Link, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
+use crate::model::{Family, Host, Link, MarkRule, NextHop, Route, RouteKind, Rule, RuleAction, Selectors};
 use crate::policy::Policy;
 use router_common::verdict::{Action, Verdict};
 
@@ -44,8 +44,8 @@ impl<F: FnMut(&Packet, &mut Fast)> Decider for Lying<F> {
 }
 
 impl<F: FnMut(&Packet, &mut Fast)> Refresh for Lying<F> {
-    fn refresh(&mut self, host: &Host) -> Result<(), DeciderError> {
-        self.0.refresh(host)
+    fn refresh(&mut self, host: &Host, marks: &[MarkRule]) -> Result<(), DeciderError> {
+        self.0.refresh(host, marks)
     }
 }
 
@@ -124,6 +124,129 @@ fn the_policy_is_made_small_too_and_the_commands_repeat_what_the_kernel_says() {
     assert!(tried >= 5, "only {tried} of the random policies use these tables");
 }
 
+/// Several statements, of which one is needed.
+const MARKS: &str = r#"
+[[mark]]
+iif  = "guest"
+set  = "0x40/0xff"
+
+[[mark]]
+from    = ["10.1.0.0/16", "203.0.112.0/20", "fd01::/64"]
+ipproto = "udp"
+sport   = "1-65000"
+set     = "0x20/0xff"
+
+[[mark]]
+dscp    = "0x20/0x38"
+set     = "0x1/0x1"
+"#;
+
+#[test]
+fn marks_and_settings_are_made_fewer_too_and_the_commands_repeat_it() {
+    const NEEDED: &str = "net.ipv4.conf.lan.route_localnet";
+    let Some(world) = ready() else { return };
+    let load = |host: &Host, text: &str| {
+        let policy = crate::policy::parse("marks.toml", text, &crate::policy::TableNames::default()).unwrap().policy;
+        (Program::load(host, &policy, None).unwrap(), policy)
+    };
+    // About what comes in by lan and gets the mark 0x20 by a `[[mark]]`, with one setting on.
+    let lie = |packet: &Packet, fast: &mut Fast| {
+        let came_in_by_lan =
+            packet.iif.is_some_and(|iif| nix::net::if_::if_nametoindex("lan").is_ok_and(|lan| lan == iif));
+        let marked = came_in_by_lan && fast.action == Action::Redirect && packet.mark != 0x20 && fast.mark == 0x20;
+        if marked && read_setting(NEEDED).unwrap().as_deref() == Some("1") {
+            fast.oif += 1;
+        }
+    };
+    let example = world.run(|kernel| {
+        for (setting, value) in [
+            ("ipv4.conf.all.src_valid_mark", 1),
+            ("ipv4.conf.lan.route_localnet", 1),
+            ("ipv4.conf.guest.route_localnet", 1),
+            ("ipv4.conf.guest.rp_filter", 1),
+            ("ipv4.conf.up0.accept_local", 1),
+            ("ipv4.conf.guest.forwarding", 0),
+            ("ipv4.fib_multipath_hash_policy", 2),
+            ("ipv6.conf.all.forwarding", 0),
+        ] {
+            write_setting(&format!("net.{setting}"), &value.to_string()).unwrap();
+        }
+        let host = two_ways(kernel);
+        let (program, policy) = load(&host, MARKS);
+        let packets = &mut generated(&host, &policy.mark_rules(), 3, 5000);
+        let mut lying = Lying(program, lie);
+        let policy = Some(&policy);
+        let mut subject = Subject { kernel, decider: &mut lying, policy, scratch: None, throw_away: true };
+        compare(&mut subject, host, packets, &mut |_| {}).unwrap().counterexample.expect("the lie is found")
+    });
+    let wanted =
+        "[[mark]]\nfamily = \"ipv4\"\nfrom = \"10.1.0.0/16\"\nipproto = 17\nsport = \"1-65000\"\nset = \"0x20/0xff\"\n";
+    let other = wanted.replace("10.1.0.0/16", "203.0.112.0/20");
+    let policy = example.policy.clone().expect("it needs a mark");
+    assert!(policy == wanted || policy == other, "{policy}");
+    let commands = &example.commands;
+    let odd = |line: &&String| line.starts_with("sysctl ") && line.ends_with("=0") == line.contains("forward");
+    assert_eq!(commands.iter().filter(odd).collect::<Vec<_>>(), [&format!("sysctl -w {NEEDED}=1")], "{commands:#?}");
+
+    // The same in an empty namespace.
+    let namespace = crate::kernel::Netns::new().unwrap();
+    let told = paste_in(&namespace, commands).expect("ip(8) knows these words");
+    let said = example.explanation.kernel.as_ref().unwrap();
+    assert!(told.contains(&format!("dev {}", said.oif.as_ref().unwrap())), "{told}");
+    let again = namespace.run(|| {
+        let kernel = &mut Netlink::open().unwrap();
+        let host = kernel.host().unwrap();
+        let (program, policy) = load(&host, &policy);
+        let iif = host.link(example.explanation.packet.iif.as_ref().unwrap()).map(|link| link.index);
+        let packet = Packet { iif, ..example.packet.unwrap() };
+        let mut lying = Lying(program, lie);
+        let policy = Some(&policy);
+        let mut subject = Subject { kernel, decider: &mut lying, policy, scratch: None, throw_away: true };
+        compare(&mut subject, host, &mut std::iter::once(packet), &mut |_| {}).unwrap().counterexample
+    });
+    assert_eq!(again.unwrap().expect("it differs there too").policy.unwrap(), policy);
+}
+
+#[test]
+fn a_mark_that_is_not_needed_and_one_that_no_file_can_say_are_no_part_of_it() {
+    use super::counterexample::marks_file;
+    let mark = |text: &str| {
+        let policy = crate::policy::parse("marks.toml", text, &crate::policy::TableNames::default()).unwrap().policy;
+        policy.mark_rules()
+    };
+    let text = "[[mark]]\nfamily = \"ipv6\"\niif = \"a.b\"\nfwmark = \"0x20/0xff\"\nfrom = \"fd00::/8\"\nto = \"::/0\"\n\
+                ipproto = 6\nsport = \"5\"\ndport = \"0x100/0xff00\"\ndscp = \"0x2e/0x3f\"\nflowlabel = \"0x7/0xf\"\n\
+                set = \"0x1/0xffffffff\"\n";
+    let marks = mark(text);
+    let written = marks_file(&marks).unwrap();
+    assert_eq!(mark(&written), marks, "{written}");
+    assert_eq!(marks_file(&[MarkRule { membership: true, ..marks[0].clone() }]), None);
+}
+
+#[test]
+fn what_routes_with_realms_leave_behind_for_a_moment_is_no_disagreement() {
+    let Some(world) = ready() else { return };
+    let moved: u64 = world.run(|kernel| {
+        write_setting("net.ipv4.conf.guest.accept_local", "1").unwrap();
+        let host = two_ways(kernel);
+        let mut program = Program::load(&host, &Policy::default(), None).unwrap();
+        // A broadcast address as the source: refused where sources are looked at.
+        let iif = host.link("guest").map(|link| link.index);
+        let packet = Packet::new(iif, "10.1.0.255".parse().ok(), "8.8.8.8".parse().unwrap());
+        let mut round = |commands: &str| {
+            let mut subject = Subject { kernel, decider: &mut program, policy: None, scratch: None, throw_away: true };
+            super::testing::ip("-4", commands);
+            let report = compare(&mut subject, host.clone(), &mut std::iter::once(packet), &mut |_| {}).unwrap();
+            assert_eq!((report.agree, report.disagree), (1, 0), "{:#?}", report.counterexample);
+            report.moved
+        };
+        let deleted = "route add 9.9.9.0/24 via 10.3.0.2 realms 5\nroute delete 9.9.9.0/24 realms 5\n";
+        let refused = "route add 9.9.9.0/24 via 77.0.0.1 realms 5\n";
+        (0..10).map(|_| round(deleted) + round(refused)).sum()
+    });
+    assert!(moved > 0, "the kernel never answered otherwise: this test shows nothing");
+}
+
 #[test]
 fn on_a_host_in_use_the_policy_is_made_small_in_a_copy() {
     let Some(world) = ready() else { return };
@@ -153,7 +276,10 @@ fn on_a_host_in_use_the_policy_is_made_small_in_a_copy() {
 
 /// What the last of the commands prints in an empty namespace; None where this host's ip(8) is too old for one of them.
 fn paste(commands: &[String]) -> Option<String> {
-    let namespace = crate::kernel::Netns::new().unwrap();
+    paste_in(&crate::kernel::Netns::new().unwrap(), commands)
+}
+
+fn paste_in(namespace: &crate::kernel::Netns, commands: &[String]) -> Option<String> {
     let script = format!("exec 2>&1\nset -e\n{}", commands.join("\n"));
     let shell = || std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
     let output = namespace.run(shell).unwrap();

@@ -7,7 +7,10 @@ use super::reduce::RTPROT_KERNEL;
 use super::reference::{LOOPBACK, Reference};
 use super::route_get;
 use super::text::{route_commands, rule_command};
-use crate::model::{DeviceConf, Family, Host, Link, Route, Rule, RuleAction, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::model::{
+    DeviceConf, Family, Host, Link, MarkRule, MarkSelectors, Route, Rule, RuleAction, TABLE_DEFAULT, TABLE_LOCAL,
+    TABLE_MAIN,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -31,10 +34,12 @@ pub struct Counterexample {
     pub differs: Side,
     /// The packet on both sides, with every rule tried.
     pub explanation: Explanation,
-    /// Why rules and routes are not the fewest that show it; null where they are.
+    /// Why rules, routes, settings and `[[mark]]` statements are not the fewest that show it; null where they are.
     pub not_shrunk: Option<String>,
     /// Commands that make the interfaces, settings, rules and routes at hand in an empty namespace, and ask the kernel.
     pub commands: Vec<String>,
+    /// A policy file with the `[[mark]]` statements that it needs; null where it needs none, or some that no such file can say.
+    pub policy: Option<String>,
     /// The packet.
     #[serde(skip)]
     pub packet: Option<Packet>,
@@ -180,11 +185,48 @@ fn settings(host: &Host, links: &[&Link]) -> Vec<(String, u8)> {
     lines
 }
 
-/// The settings that are on and that a packet may do without: all but whether anything is forwarded.
-pub(super) fn switches(host: &Host) -> Vec<(String, u8)> {
-    let all = settings(host, &host.links.values().filter(|link| link.index != LOOPBACK).collect::<Vec<_>>());
-    let removable = |name: &str| !name.ends_with("forward") && !name.ends_with(".forwarding");
-    all.into_iter().filter(|(name, value)| *value != 0 && removable(name)).collect()
+/// The settings of a host that routing looks at, in the order in which they have to be written.
+pub(super) fn all_settings(host: &Host) -> Vec<(String, u8)> {
+    settings(host, &host.links.values().filter(|link| link.index != LOOPBACK).collect::<Vec<_>>())
+}
+
+/// The settings that are not as in a plain router, and the value that they have there: everything off, but all that forwards.
+pub(super) fn odd_settings(host: &Host) -> Vec<(String, u8)> {
+    let plain = |name: &str| u8::from(name.ends_with("forward") || name.ends_with(".forwarding"));
+    let odd = all_settings(host).into_iter().filter(|(name, value)| *value != plain(name));
+    odd.map(|(name, _)| (name.clone(), plain(&name))).collect()
+}
+
+/// The `[[mark]]` statements as a policy file; None where one of them is for a set, which no statement can say.
+pub(super) fn marks_file(marks: &[MarkRule]) -> Option<String> {
+    // Alternatives of one statement set the same bits, so that each may stand for itself.
+    let sections: Option<Vec<String>> = marks.iter().map(mark_section).collect();
+    Some(sections?.join("\n"))
+}
+
+fn mark_section(mark: &MarkRule) -> Option<String> {
+    let MarkSelectors { iif, fwmark, from, to, ipproto, sport, dport, dscp, flowlabel, from_set, to_set } =
+        &mark.selectors;
+    if mark.membership || mark.mask == 0 || from_set.is_some() || to_set.is_some() {
+        return None;
+    }
+    let text = |value: &dyn std::fmt::Display| format!("{:?}", value.to_string());
+    let masked = |(value, mask): (u32, u32)| format!("\"{value:#x}/{mask:#x}\"");
+    let lines = [
+        ("family", Some(text(&mark.family))),
+        ("iif", iif.as_ref().map(|name| text(name))),
+        ("fwmark", fwmark.map(masked)),
+        ("from", from.as_ref().map(|net| text(net))),
+        ("to", to.as_ref().map(|net| text(net))),
+        ("ipproto", ipproto.map(|number| number.to_string())),
+        ("sport", sport.map(|ports| text(&ports))),
+        ("dport", dport.map(|ports| text(&ports))),
+        ("dscp", dscp.map(|(value, mask)| masked((value.into(), mask.into())))),
+        ("flowlabel", flowlabel.map(masked)),
+        ("set", Some(masked((mark.value & mark.mask, mark.mask)))),
+    ];
+    let lines = lines.into_iter().filter_map(|(key, value)| Some(format!("{key} = {}\n", value?)));
+    Some(format!("[[mark]]\n{}", lines.collect::<String>()))
 }
 
 /// The rules that every namespace begins with.

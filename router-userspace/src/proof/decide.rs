@@ -37,8 +37,8 @@ pub trait Decider {
 
 /// A decider of our own, which can follow the kernel's state.
 pub trait Refresh: Decider {
-    /// Brings what it decides by up to date with a newer snapshot.
-    fn refresh(&mut self, host: &Host) -> Result<(), DeciderError>;
+    /// Brings what it decides by up to date with a newer snapshot and these `[[mark]]` alternatives.
+    fn refresh(&mut self, host: &Host, marks: &[MarkRule]) -> Result<(), DeciderError>;
 }
 
 /// The program could not be run.

@@ -118,7 +118,7 @@ fn count(
             }
             let host = routes(kernel, &mut rng);
             match &mut program {
-                Some(program) => program.refresh(&host).unwrap(),
+                Some(program) => program.refresh(&host, &[]).unwrap(),
                 None => program = Some(Program::load(&host, &Policy::default(), None).unwrap()),
             }
             let program = program.as_mut().unwrap();

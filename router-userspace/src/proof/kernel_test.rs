@@ -109,7 +109,11 @@ impl super::Decider for Counting<'_> {
 }
 
 impl super::Refresh for Counting<'_> {
-    fn refresh(&mut self, host: &crate::model::Host) -> Result<(), super::DeciderError> {
-        self.0.refresh(host)
+    fn refresh(
+        &mut self,
+        host: &crate::model::Host,
+        marks: &[crate::model::MarkRule],
+    ) -> Result<(), super::DeciderError> {
+        self.0.refresh(host, marks)
     }
 }

@@ -5,7 +5,7 @@ use super::packet::Packet;
 use crate::compile::{CounterSlots, Generation, Input, compile};
 use crate::fastpath::{self, Capacity, Context, FastPath};
 use crate::kernel::survey;
-use crate::model::{Host, Link};
+use crate::model::{Host, Link, MarkRule};
 use crate::policy::{Bypass, Policy};
 use crate::safety::{Facts, Judgement, Wanted, judge};
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Program {
             facts,
             judgement: Judgement::default(),
         };
-        program.write(host)?;
+        program.write(host, policy.mark_rules())?;
         Ok(program)
     }
 
@@ -61,8 +61,7 @@ impl Program {
         self.fast.probe_repeated(frame, context, repeat).map(|(_, time)| time)
     }
 
-    fn write(&mut self, host: &Host) -> Result<(), ProgramError> {
-        let marks = self.policy.mark_rules();
+    fn write(&mut self, host: &Host, marks: Vec<MarkRule>) -> Result<(), ProgramError> {
         let fresh;
         let facts = match &self.facts {
             Some(facts) => facts,
@@ -108,8 +107,8 @@ impl Decider for Program {
 }
 
 impl Refresh for Program {
-    fn refresh(&mut self, host: &Host) -> Result<(), DeciderError> {
-        self.write(host).map_err(|error| DeciderError(error.to_string()))
+    fn refresh(&mut self, host: &Host, marks: &[MarkRule]) -> Result<(), DeciderError> {
+        self.write(host, marks.to_vec()).map_err(|error| DeciderError(error.to_string()))
     }
 }
 

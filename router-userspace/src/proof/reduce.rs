@@ -16,21 +16,16 @@ struct Parts {
     routes: Vec<Route>,
 }
 
-/// Takes away all that `differs` does not need, halves first, then one by one, and leaves the namespace so. `differs` reads the
-/// namespace itself. Only what somebody added is taken away.
-pub fn reduce<E: From<kernel::Error>>(
-    kernel: &mut dyn Kernel,
-    host: &Host,
-    mut differs: impl FnMut(&mut dyn Kernel) -> Result<bool, E>,
-) -> Result<(), E> {
-    let mut kept = Parts::of(host);
-    let mut chunk = kept.removable().len().div_ceil(2).max(1);
+/// The fewest of `all` with which `differs` stays true: halves are left out first, then single ones.
+pub fn fewest<T: Clone, E>(all: Vec<T>, mut differs: impl FnMut(&[T]) -> Result<bool, E>) -> Result<Vec<T>, E> {
+    let mut kept = all;
+    let mut chunk = kept.len().div_ceil(2).max(1);
     loop {
         let (mut at, mut smaller) = (0, false);
-        while at < kept.removable().len() {
-            let candidate = kept.without(at, chunk);
-            lay(kernel, &candidate)?;
-            if differs(kernel)? {
+        while at < kept.len() {
+            let mut candidate = kept.clone();
+            candidate.drain(at..kept.len().min(at + chunk));
+            if differs(&candidate)? {
                 kept = candidate;
                 smaller = true;
             } else {
@@ -38,11 +33,25 @@ pub fn reduce<E: From<kernel::Error>>(
             }
         }
         if chunk == 1 && !smaller {
-            lay(kernel, &kept)?;
-            return Ok(());
+            return Ok(kept);
         }
         chunk = chunk.div_ceil(2);
     }
+}
+
+/// Takes all rules and routes away that `differs` does not need, and leaves the namespace so. `differs` reads the namespace
+/// itself. Only what somebody added is taken away.
+pub fn reduce<E: From<kernel::Error>>(
+    kernel: &mut dyn Kernel,
+    host: &Host,
+    mut differs: impl FnMut(&mut dyn Kernel) -> Result<bool, E>,
+) -> Result<(), E> {
+    let all = Parts::of(host);
+    let kept = fewest(all.removable(), |parts| {
+        lay(kernel, &all.with(parts))?;
+        differs(kernel)
+    })?;
+    Ok(lay(kernel, &all.with(&kept))?)
 }
 
 /// Gives the namespace the rules and routes of `host` again.
@@ -68,8 +77,9 @@ impl Parts {
         rules.map(|(at, _)| Part::Rule(at)).chain(routes.map(|(at, _)| Part::Route(at))).collect()
     }
 
-    fn without(&self, at: usize, count: usize) -> Parts {
-        let gone: Vec<Part> = self.removable().into_iter().skip(at).take(count).collect();
+    /// What cannot be taken away, and these.
+    fn with(&self, kept: &[Part]) -> Parts {
+        let gone: Vec<Part> = self.removable().into_iter().filter(|part| !kept.contains(part)).collect();
         let rules = self.rules.iter().enumerate().filter(|(at, _)| !gone.contains(&Part::Rule(*at)));
         let routes = self.routes.iter().enumerate().filter(|(at, _)| !gone.contains(&Part::Route(*at)));
         Parts {

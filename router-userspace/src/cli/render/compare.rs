@@ -75,13 +75,19 @@ pub fn text(report: &Report, color: bool) -> Result<String, fmt::Error> {
         writeln!(out, "\n{what} that differs: {who}\n")?;
         out += &explain::text(&example.explanation, color)?;
         if let Some(why) = &example.not_shrunk {
-            writeln!(out, "\nrules and routes are not made fewer: {why}")?;
+            writeln!(out, "\nwhat it needs is not made fewer: {why}")?;
         }
         writeln!(out, "\nto repeat it in an empty network namespace:")?;
         for command in &example.commands {
             writeln!(out, "  {command}")?;
         }
-        writeln!(out, "  {}", question(&example.explanation.packet))?;
+        let question = question(&example.explanation.packet);
+        match &example.policy {
+            None => writeln!(out, "  {question}")?,
+            Some(policy) => {
+                writeln!(out, "  cat > marks.toml <<'END'\n{policy}END\n  {question} --config marks.toml")?;
+            }
+        }
     }
     Ok(out)
 }

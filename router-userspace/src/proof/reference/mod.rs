@@ -273,7 +273,12 @@ impl Walker<'_> {
             Family::Ipv4 => route.mtu.filter(|mtu| *mtu > 0).unwrap_or(link.mtu),
             Family::Ipv6 => {
                 let device = if link.v6.mtu > 0 { link.v6.mtu } else { link.mtu };
-                device.min(route.mtu.filter(|mtu| *mtu > 0).unwrap_or(device))
+                match route.mtu.filter(|mtu| *mtu > 0) {
+                    // `ip6_forward` goes by the route alone then, and nobody behind it looks at the device.
+                    Some(mtu) if route.mtu_locked => mtu,
+                    Some(mtu) => device.min(mtu),
+                    None => device,
+                }
             }
         }
     }

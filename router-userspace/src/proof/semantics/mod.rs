@@ -132,7 +132,7 @@ impl Bench<'_> {
             return;
         }
         match &mut self.program {
-            Some(program) => program.refresh(&host).unwrap(),
+            Some(program) => program.refresh(&host, &[]).unwrap(),
             none => *none = Some(Program::load(&host, &Policy::default(), None).unwrap()),
         }
         let program = self.program.as_mut().unwrap();

@@ -6,6 +6,7 @@ mod routes;
 mod rules;
 mod settings;
 
+pub use odd::ip;
 pub use routes::{plain, route};
 pub use rules::{marks, rule};
 

@@ -144,7 +144,7 @@ pub fn flush() {
 }
 
 /// Runs lines of commands of ip(8) for a family in this thread's namespace; those that fail are as if they were not there.
-fn ip(family: &str, lines: &str) {
+pub fn ip(family: &str, lines: &str) {
     let mut ip = Command::new("ip");
     ip.args([family, "-force", "-batch", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
     let mut child = ip.spawn().expect("ip (Debian: iproute2)");
