@@ -6,6 +6,7 @@ use crate::twins;
 use anyhow::{Context as _, Result, ensure};
 use std::path::Path;
 use std::time::Duration;
+use wayfork::lab::needs::patience;
 use wayfork::lab::process::Daemon;
 use wayfork_tests::frames::{Packet, ethernet, payload, udp};
 use wayfork_tests::rig::{Rig, Seen};
@@ -14,6 +15,9 @@ use wayfork_tests::twins::{Arrival, Twins, acted, passed};
 /// The hardware address of the tunnel device, of the neighbour behind it, and of whoever sends through it.
 const OWN_MAC: [u8; 6] = [2, 0x57, 0, 0, 0, 9];
 const OTHER_MAC: [u8; 6] = [2, 0x57, 1, 0, 9, 1];
+
+/// Time in which a packet is through.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// Adds `tun0` to both routers; false where the kernel has no such device, which is said.
 fn tunnel(twins: &Twins, kind: &str) -> Result<bool> {
@@ -63,11 +67,8 @@ fn marks_do_not_follow_a_packet_into_a_tunnel() -> Result<()> {
         for (arrival, (dev, counts)) in arrivals.iter().zip(expected) {
             for rig in [&twins.alone, &twins.with] {
                 arrival.send(rig)?;
-                let ways: Vec<_> = rig
-                    .catch(Duration::from_millis(200))?
-                    .into_iter()
-                    .map(|Seen { dev, caught }| (dev, caught.mark))
-                    .collect();
+                let ways: Vec<_> =
+                    rig.catch(patience(QUIET))?.into_iter().map(|Seen { dev, caught }| (dev, caught.mark)).collect();
                 assert_eq!(ways, [(dev.to_owned(), 0)], "{kind}: {arrival}");
             }
             let counted = (acted(&twins.with, "mark")?, passed(&twins.with, "egress-interface")?);
@@ -162,7 +163,7 @@ fn what_does_not_fit_the_path_of_a_tunnel() -> Result<()> {
                 let mut both = Vec::new();
                 for rig in [&twins.alone, &twins.with] {
                     large.send(rig)?;
-                    both.push(ways(rig, Duration::from_millis(200))?);
+                    both.push(ways(rig, patience(QUIET))?);
                 }
                 ensure!(both[0] == both[1], "{kind}: {large}: {:?}, with Wayfork {:?}", both[0], both[1]);
             }

@@ -12,7 +12,7 @@ mod qemu;
 use std::{
     cell::OnceCell,
     collections::{BTreeSet, VecDeque},
-    env,
+    env, fs,
     path::PathBuf,
     process::{Command, ExitCode},
     sync::Mutex,
@@ -23,7 +23,12 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use self::{archive::Archive, guest::Choice, kernels::Kernel, machine::Outcome, programs::Program, qemu::Qemu};
-use crate::{place::Cache, privilege::is_root, step, test::Sum};
+use crate::{
+    place::{self, Cache, target_dir},
+    privilege::is_root,
+    step,
+    test::Sum,
+};
 
 /// What is tested where nobody says: the oldest that is supported, the one that most have, and the newest.
 pub const KERNELS: [&str; 3] = ["6.1", "6.12", "newest"];
@@ -86,6 +91,10 @@ pub fn command(names: &[String], filters: &[String]) -> Result<ExitCode> {
     let programs = programs::build()?;
     eprintln!("ready after {:.0} s; {}", started.elapsed().as_secs_f32(), if qemu.kvm { "by KVM" } else { "emulated" });
 
+    let home = target_dir().join("vm");
+    fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+    // The machines' folders are there once.
+    let _lock = place::lock(&home)?;
     let booted = Instant::now();
     let jobs = jobs(&programs, filters)?;
     let outcomes = all(&qemu, &busybox, &kernels, &jobs)?;
