@@ -123,13 +123,14 @@ fn attached_by_what_the_kernel_has_and_gone_afterwards() -> Result<()> {
     ensure!(!qdiscs.contains("clsact"), "{qdiscs}");
     bed.expect("isp1")?;
     if wanted == "clsact" {
-        // The qdisc that was made for it stays where somebody else's filter has come meanwhile.
+        // A qdisc that was there stays, and so does one that was made for it where somebody else's filter has come meanwhile.
+        tool(&bed, "router", "tc qdisc add dev lan0 clsact")?;
         let daemon = bed.run("ebpf", POLICY)?;
         tool(&bed, "router", "tc filter add dev eth0 egress matchall action pass")?;
         ensure!(daemon.stop()?.success());
         let filters = tool(&bed, "router", "tc filter show dev eth0 egress")?;
         let qdiscs = tool(&bed, "router", "tc qdisc show")?;
-        ensure!(filters.contains("matchall") && qdiscs.matches("clsact").count() == 1, "{filters}{qdiscs}");
+        ensure!(filters.contains("matchall") && qdiscs.matches("clsact").count() == 2, "{filters}{qdiscs}");
     }
     Ok(())
 }

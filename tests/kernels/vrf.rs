@@ -100,6 +100,9 @@ fn packets_into_out_of_and_beside_a_vrf() -> Result<()> {
               -6 route add default via fd03::2 dev n3 table 500
               -4 route add 10.1.0.0/24 dev n1
               -6 route add fd01::/64 dev n1
+              -4 route add local 10.3.0.88 dev n3 table 500
+              -4 route add 198.51.100.9/32 dev blue
+              -6 route add 2001:db8:51::9/128 dev blue
               -4 rule add priority 100 iif blue to 198.51.100.1 table 102
               -4 rule add priority 101 iif n1 to 198.51.100.2 table 102
               -6 rule add priority 100 iif blue to 2001:db8:51::1 table 102
@@ -112,7 +115,7 @@ fn packets_into_out_of_and_beside_a_vrf() -> Result<()> {
         [("v4", ["10.1.0.7", "10.3.0.7", "198.51.100."]), ("v6", ["fd01::7", "fd03::7", "2001:db8:51::"])]
     {
         let far = Twins::FAR[usize::from(family == "v6")];
-        let targets = [1, 2, 3].map(|last| format!("{net}{last}"));
+        let targets = [1, 2, 3, 9].map(|last| format!("{net}{last}"));
         for (dev, from) in [("n1", slave), ("n3", beside)] {
             for to in [far, slave, beside].into_iter().chain(targets.iter().map(String::as_str)) {
                 arrivals.push(Arrival::udp(&format!("{dev}-{to}"), dev, from, to)?);
@@ -121,8 +124,20 @@ fn packets_into_out_of_and_beside_a_vrf() -> Result<()> {
         // A source that is at home in the VRF, from outside it.
         arrivals.push(Arrival::udp(&format!("stray-{family}"), "n3", slave, far)?);
     }
+    // This host's own where the way back leads through the VRF, and nobody's elsewhere.
+    for (name, to) in [("own-there", "10.1.0.7"), ("stranger", Twins::FAR[0])] {
+        arrivals.push(Arrival::udp(name, "n3", "10.3.0.88", to)?);
+    }
     let all = twins.compare(&arrivals)?;
-    for (name, dev) in [("n1-111.11.1.1", "n3"), ("n3-111.11.1.1", "n2"), ("n3-10.1.0.7", "n1"), ("n3-fd01::7", "n1")] {
+    assert_eq!(devices(&all["own-there"][0]), [""; 0], "the stack takes it");
+    for (name, dev) in [
+        ("n1-111.11.1.1", "n3"),
+        ("n3-111.11.1.1", "n2"),
+        ("n3-10.1.0.7", "n1"),
+        ("n3-fd01::7", "n1"),
+        ("n3-198.51.100.9", "n3"),
+        ("stranger", "n2"),
+    ] {
         assert_eq!(devices(&all[name][0]), [dev], "the stack's way for {name}");
     }
     // Only what has nothing to do with the VRF is the fast path's.

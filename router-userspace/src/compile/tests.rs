@@ -266,8 +266,8 @@ fn equal_lists_are_stored_once() {
 }
 
 #[test]
-fn no_mark_towards_what_may_read_it_however_deep_it_lies() {
-    use router_common::layout::LINK_READS_MARK;
+fn no_mark_and_no_redirect_towards_what_may_miss_it_however_deep_it_lies() {
+    use router_common::layout::{LINK_EGRESS, LINK_READS_MARK};
     let kind = |index, kind: &str, master, lower| Link {
         kind: kind.into(),
         master,
@@ -292,9 +292,14 @@ fn no_mark_towards_what_may_read_it_however_deep_it_lies() {
         host.links.insert(link.index, link);
     }
     let generation = run(&host);
-    let reads: Vec<u32> =
-        generation.links.iter().filter(|entry| entry.flags & LINK_READS_MARK != 0).map(|entry| entry.index).collect();
-    assert_eq!(reads, [20, 21, 22, 30, 31, 40, 50, 70]);
+    let with = |flag: u32| -> Vec<u32> {
+        generation.links.iter().filter(|entry| entry.flags & flag != 0).map(|entry| entry.index).collect()
+    };
+    assert_eq!(with(LINK_READS_MARK), [20, 21, 22, 30, 31, 40, 50, 70]);
+    // Nor a redirect towards what asks the packet's route.
+    let redirects = with(LINK_EGRESS);
+    assert!([20, 21, 22, 30, 31].iter().all(|index| !redirects.contains(index)), "{redirects:?}");
+    assert!([10, 40, 60, 70, 80].iter().all(|index| redirects.contains(index)), "{redirects:?}");
 }
 
 #[test]

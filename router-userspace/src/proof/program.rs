@@ -56,6 +56,12 @@ impl Program {
         &self.judgement
     }
 
+    /// Decides by another policy from the next [`Refresh::refresh`] on.
+    #[cfg(test)]
+    pub(super) fn follow(&mut self, policy: &Policy) {
+        self.policy = policy.clone();
+    }
+
     /// The mean time of a decision about this Ethernet frame.
     pub fn time(&mut self, frame: &[u8], context: Context, repeat: u32) -> Result<Duration, fastpath::Error> {
         self.fast.probe_repeated(frame, context, repeat).map(|(_, time)| time)

@@ -71,8 +71,8 @@ const JOBS: [Job; 2] = [
         ],
     ),
 ];
-/// How many machines run side by side: two are what two processors carry.
-const SIDE_BY_SIDE: usize = 2;
+/// How many machines run side by side: they wait a part of their time, so that three keep two processors busy.
+const SIDE_BY_SIDE: usize = 3;
 
 /// What the guests use of this machine, and what starts them; and the packages that have it.
 const TOOLS: [(&str, &str); 4] =
