@@ -237,7 +237,7 @@ fn behind(extension: u8, header: [u8; 2]) -> Received {
 #[test]
 fn transport_behind_an_ipv6_extension_header() {
     for extension in [ROUTING, DESTINATION_OPTIONS] {
-        let packet = behind(extension, [UDP, 1]).parse().unwrap();
+        let packet = behind(extension, [UDP, 1]).parse().expect("it is decided");
         assert_eq!((packet.ipproto, packet.sport, packet.dport, packet.fragment), (UDP, 0x1234, 80, 0));
         assert_eq!((packet.len, packet.segment), (72, 72));
         let reason = |header| behind(extension, header).parse().map(|packet| packet.ipproto);
@@ -251,7 +251,7 @@ fn transport_behind_an_ipv6_extension_header() {
         assert_eq!(solicitation.parse().err(), Some(PassReason::NeighbourDiscovery));
     }
     // Its length is not where the others have theirs.
-    let fragment = behind(FRAGMENT, [UDP, 99]).parse().unwrap();
+    let fragment = behind(FRAGMENT, [UDP, 99]).parse().expect("it is decided");
     assert_eq!((fragment.ipproto, fragment.sport, fragment.dport, fragment.fragment), (UDP, 0, 0, 1));
     let short = ipv6().with(4, &[0, 3]).with(6, &[ROUTING]);
     assert_eq!(short.parse().err(), Some(PassReason::ExtensionHeader), "cut short");

@@ -1,6 +1,6 @@
 //! What stands between: hooks of netfilter that the kernel lists, flowtables, and the two ways of attaching.
 
-use crate::tools::{made, tool};
+use crate::tools::{made, tool, tools};
 use crate::{bed, made};
 use anyhow::{Result, ensure};
 use std::time::Duration;
@@ -40,10 +40,17 @@ fn the_kernel_lists_the_hooks_of_devices_and_families() -> Result<()> {
         "router",
         "nft add chain netdev fence in { type filter hook ingress device \"lan0\" priority 0 ; policy accept ; }",
     )?;
-    // What conntrack registers belongs to no chain, and only this list shows it.
-    tool(&bed, "router", "nft add table ip track")?;
-    tool(&bed, "router", "nft add chain ip track pre { type filter hook prerouting priority 0 ; }")?;
-    tool(&bed, "router", "nft add rule ip track pre ct state established accept")?;
+    // What conntrack registers belongs to no chain, and only this list shows it: it does so as soon as any rule asks for a connection,
+    // in a chain that no packet comes to as well.
+    tools(
+        &bed,
+        "router",
+        &[
+            "nft add table ip track",
+            "nft add chain ip track apart",
+            "nft add rule ip track apart ct state established accept",
+        ],
+    )?;
     let facts = facts(&bed)?;
     ensure!(facts.doubts.is_empty(), "{:?}", facts.doubts);
     let hooks = facts.hooks.unwrap_or_default();
@@ -52,9 +59,13 @@ fn the_kernel_lists_the_hooks_of_devices_and_families() -> Result<()> {
     ensure!(hooks.iter().any(|hook| hook.function == "ipv4_conntrack_in" && hook.chain.is_none()), "{hooks:?}");
 
     let daemon = bed.run("auto", POLICY)?;
-    let (may, reason) = why(&bed, "lan0")?;
-    ensure!(may != "redirect", "{may}: {reason}");
+    for (device, part) in [("lan0", "chain netdev fence/in"), ("eth1", "the netfilter hook ipv4_")] {
+        let (may, reason) = why(&bed, device)?;
+        ensure!(may != "redirect" && reason.contains(part), "{device} {may}: {reason}");
+    }
     tool(&bed, "router", "nft delete table ip track")?;
+    eventually(Duration::from_secs(10), "eth1 may redirect again", || Ok(why(&bed, "eth1")?.0 == "redirect"))?;
+    ensure!(why(&bed, "lan0")?.0 != "redirect", "the fence still stands at lan0");
     tool(&bed, "router", "nft delete table netdev fence")?;
     eventually(Duration::from_secs(10), "lan0 may redirect again", || Ok(why(&bed, "lan0")?.0 == "redirect"))?;
     ensure!(daemon.stop()?.success());
@@ -71,11 +82,19 @@ fn a_flowtable_forbids_redirects_and_traffic_goes_on() -> Result<()> {
         "router",
         "nft add flowtable inet fast f { hook ingress priority 0 ; devices = { lan0 , eth1 } ; }"
     );
-    tool(&bed, "router", "nft add chain inet fast forward { type filter hook forward priority 0 ; policy accept ; }")?;
-    tool(&bed, "router", "nft add rule inet fast forward meta l4proto { tcp , udp } flow add @f")?;
     let daemon = bed.run("auto", POLICY)?;
+    // Nothing but the flowtable stands against a redirect, nor against a mark.
     let (may, reason) = why(&bed, "lan0")?;
-    ensure!(may != "redirect" && reason.contains("fast"), "{may}: {reason}");
+    let parts = ["flowtable inet fast/f would not see a redirected packet", "flowtable inet fast/f routes by itself"];
+    ensure!(may == "pass" && parts.iter().all(|part| reason.contains(part)), "{may}: {reason}");
+    tools(
+        &bed,
+        "router",
+        &[
+            "nft add chain inet fast forward { type filter hook forward priority 0 ; policy accept ; }",
+            "nft add rule inet fast forward meta l4proto { tcp , udp } flow add @f",
+        ],
+    )?;
     for _ in 0..2 {
         // The second time the connections' packets may go around the rules by the flowtable.
         bed.expect("isp2")?;
@@ -102,7 +121,18 @@ fn attached_by_what_the_kernel_has_and_gone_afterwards() -> Result<()> {
     ensure!(daemon.stop()?.success());
     let qdiscs = tool(&bed, "router", "tc qdisc show")?;
     ensure!(!qdiscs.contains("clsact"), "{qdiscs}");
-    bed.expect("isp1")
+    bed.expect("isp1")?;
+    if wanted == "clsact" {
+        // A qdisc that was there stays, and so does one that was made for it where somebody else's filter has come meanwhile.
+        tool(&bed, "router", "tc qdisc add dev lan0 clsact")?;
+        let daemon = bed.run("ebpf", POLICY)?;
+        tool(&bed, "router", "tc filter add dev eth0 egress matchall action pass")?;
+        ensure!(daemon.stop()?.success());
+        let filters = tool(&bed, "router", "tc filter show dev eth0 egress")?;
+        let qdiscs = tool(&bed, "router", "tc qdisc show")?;
+        ensure!(filters.contains("matchall") && qdiscs.matches("clsact").count() == 2, "{filters}{qdiscs}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! itself out; where the kernel should have the feature, it fails.
 
 mod hooks;
+mod keys;
 mod tools;
 mod tunnels;
 mod upper;
@@ -28,4 +29,15 @@ macro_rules! made {
         }
     };
 }
-pub(crate) use {bed, made};
+
+/// The twins for a test, which returns at once where there is no privilege; with the names of the interfaces whose cables' far
+/// ends are apart.
+macro_rules! twins {
+    ($($apart:literal),*) => {
+        match wayfork_tests::twins::Twins::new(crate::EXE, &[$($apart),*])? {
+            Some(twins) => twins,
+            None => return Ok(()),
+        }
+    };
+}
+pub(crate) use {bed, made, twins};

@@ -3,8 +3,20 @@
 use anyhow::{Result, bail, ensure};
 use std::path::Path;
 use std::process::Output;
+use wayfork::lab::needs::{self, Since};
 use wayfork::lab::process;
 use wayfork_tests::Bed;
+use wayfork_tests::twins::Twins;
+
+/// How programs say that the kernel lacks something. "Unknown device type" is ip's own word for EOPNOTSUPP; nft speaks of missing kernel
+/// modules by ENOENT, and the kernel's own sentences about traffic control end as here.
+const LACKING: [&str; 5] = [
+    "Unknown device type",
+    "not supported",
+    "No such file or directory",
+    "TC classifier not found",
+    "Failed to load TC action module",
+];
 
 fn output(bed: &Bed, host: &str, line: &str) -> Result<Output> {
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -28,18 +40,21 @@ pub fn tools(bed: &Bed, host: &str, lines: &[&str]) -> Result<()> {
 pub fn made(bed: &Bed, host: &str, line: &str) -> Result<bool> {
     let output = output(bed, host, line)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    // "Unknown device type" is ip's own word for EOPNOTSUPP; nft speaks of missing kernel modules by ENOENT, and the kernel's own
-    // sentences about traffic control end as here.
-    let lacks = [
-        "Unknown device type",
-        "not supported",
-        "No such file or directory",
-        "TC classifier not found",
-        "Failed to load TC action module",
-    ];
     if output.status.success() {
         return Ok(true);
     }
-    ensure!(lacks.iter().any(|word| said.contains(word)), "{line}: {said}");
+    ensure!(LACKING.iter().any(|word| said.contains(word)), "{line}: {said}");
     Ok(false)
+}
+
+/// Makes a device on both routers by `ip`; false where the kernel says that it has no such kind, and the test is left out at least in
+/// part, which is said.
+pub fn made_on_both(twins: &Twins, what: &str, command: &str) -> Result<bool> {
+    match twins.ip(command) {
+        Err(error) if LACKING.iter().any(|word| error.to_string().contains(word)) => {
+            needs::left_out(what, Since::Configured(6, 1))?;
+            Ok(false)
+        }
+        other => other.map(|()| true),
+    }
 }

@@ -121,7 +121,11 @@ fn an_uplink_that_is_a_macvlan() -> Result<()> {
         Ok(tool(&bed, "router", "ip link show dev up2")?.contains("LOWER_UP"))
     })?;
     let policy = POLICY.replace("\"eth1\"", "\"up2\"");
-    in_every_mode(&mut bed, &policy, ["192.168.8.10", "fd00:8::10"], "isp2", &["lan0", "up2"])
+    in_every_mode(&mut bed, &policy, ["192.168.8.10", "fd00:8::10"], "isp2", &["lan0", "up2"])?;
+    let daemon = bed.run("ebpf", &policy)?;
+    ensure!(bed.interface("eth1")?.is_null(), "what is below is not attached to: {}", bed.interface("eth1")?);
+    ensure!(daemon.stop()?.success());
+    Ok(())
 }
 
 /// Packets that a device has sent.

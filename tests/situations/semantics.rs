@@ -183,50 +183,6 @@ fn of_several_next_hops_a_flow_takes_the_same_under_every_hash_policy() -> Resul
 }
 
 #[test]
-fn marks_do_not_follow_a_packet_into_a_tunnel() -> Result<()> {
-    for kind in ["vxlan id 7 remote 10.2.0.2 dstport 4789 local 10.2.0.1", "geneve id 7 remote 10.2.0.2"] {
-        let twins = twins!("n3");
-        let add = format!("link add tun0 address 02:57:00:00:00:09 type {kind}");
-        if let Err(error) = twins.ip(&add) {
-            let line = format!("LEFT OUT: {kind}: {error:#}\n");
-            std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes())?;
-            continue;
-        }
-        // Only tables that are looked up have a class.
-        twins.ip("link set tun0 up
-                  addr add 10.9.0.1/24 dev tun0
-                  neigh add 10.9.0.2 dev tun0 lladdr 02:57:01:00:09:01 nud permanent
-                  -4 rule add priority 100 from 10.1.0.7 table 104
-                  -4 route add default via 10.9.0.2 table 104
-                  -4 rule add priority 200 from 10.1.0.8 table 103")?;
-        // Sources are checked: a mark is the most.
-        twins.settings(&[("net.ipv4.conf.n1.rp_filter", "1")])?;
-        let daemon = twins.run("ebpf", "")?;
-        let arrivals = [
-            Arrival::udp("into", "n1", "10.1.0.7", Twins::FAR[0])?,
-            Arrival::udp("beside", "n1", "10.1.0.8", Twins::FAR[0])?,
-        ];
-        // A mark would send the outer packet into the tunnel again. On n3's cable it is lost, and only counted.
-        let expected = [("n2", (0, 1)), ("n3", (1, 1))];
-        for (arrival, (dev, counts)) in arrivals.iter().zip(expected) {
-            for rig in [&twins.alone, &twins.with] {
-                arrival.send(rig)?;
-                let ways: Vec<_> = rig
-                    .catch(Duration::from_millis(200))?
-                    .into_iter()
-                    .map(|Seen { dev, caught }| (dev, caught.mark))
-                    .collect();
-                assert_eq!(ways, [(dev.to_owned(), 0)], "{kind}: {arrival}");
-            }
-            let counted = (acted(&twins.with, "mark")?, passed(&twins.with, "egress-interface")?);
-            assert_eq!(counted, counts, "{kind}: marked, and left for the interface, after {arrival}");
-        }
-        ensure!(daemon.stop()?.success());
-    }
-    Ok(())
-}
-
-#[test]
 fn martian_sources_are_dropped_as_the_stack_drops_them() -> Result<()> {
     let twins = twins!();
     let daemon = twins.run("ebpf", "")?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use wayfork::kernel::{Kernel, Netlink};
+use wayfork::lab::needs::patience;
 use wayfork::lab::process::{self, Daemon};
 use wayfork::lab::topology::Lab;
 use wayfork::lab::traffic::{Flow, Ports, Proto};
@@ -192,8 +193,8 @@ impl Bed {
         self.next_flow += 1;
         let to = FAR[index(Family::of(from))].parse()?;
         // What cannot be sent arrives nowhere, which is what this returns then.
-        drop(self.lab.send("lan", Flow { id, proto, from, to, dport, mark: 0, units }, PATIENCE)?);
-        self.lab.tally().wait(id, &["isp1", "isp2"], units, Duration::from_millis(500));
+        drop(self.lab.send("lan", Flow { id, proto, from, to, dport, mark: 0, units }, patience(PATIENCE))?);
+        self.lab.tally().wait(id, &["isp1", "isp2"], units, patience(Duration::from_millis(500)));
         let places = self.lab.tally().of(id);
         let names: Vec<&str> = places.keys().map(String::as_str).collect();
         Ok(Way {
@@ -266,9 +267,9 @@ fn index(family: Family) -> usize {
     }
 }
 
-/// Waits until `condition` is true, asking again every 20 ms; an error that names `what` when the time is over.
+/// Waits until `condition` is true, asking again every 20 ms; an error that names `what` when the time ([`patience`]) is over.
 pub fn eventually(time: Duration, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + time;
+    let deadline = Instant::now() + patience(time);
     while !condition()? {
         ensure!(Instant::now() < deadline, "not within {time:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));

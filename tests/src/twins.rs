@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 use wayfork::kernel::Kernel;
+use wayfork::lab::needs::patience;
 use wayfork::lab::process::Daemon;
 use wayfork::model::{OWN_PROTOCOL, Rule};
 
@@ -151,7 +152,7 @@ impl Twins {
         for arrival in arrivals {
             if all.get(&arrival.name).is_some_and(|[one, other]| one != other) {
                 std::thread::sleep(Duration::from_millis(1100));
-                let again = self.send(&[arrival], QUIET[1])?;
+                let again = self.send(&[arrival], patience(QUIET[1]))?;
                 let same = again.values().all(|[one, other]| one == other);
                 ensure!(same, "{arrival}\n{}{}", text(&again), self.with.status()?);
                 all.extend(again);

@@ -81,7 +81,7 @@ enum Task {
         /// The kernels, by the beginning of their version, or `newest`
         #[arg(long = "kernel", value_name = "VERSION", default_values = vm::KERNELS)]
         kernels: Vec<String>,
-        /// Only the tests whose names have one of these in them
+        /// Only the tests whose names have one of these in them, or those of a test program of this name
         filters: Vec<String>,
     },
     /// Check formatting, clippy's warnings and the architecture

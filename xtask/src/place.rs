@@ -73,13 +73,7 @@ impl Cache {
 
     /// Waits until no other `cargo xtask` changes the cache, and keeps others out until the guard is dropped.
     pub fn lock(&self) -> Result<File> {
-        let path = self.root.join("lock");
-        let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        if file.try_lock().is_err() {
-            eprintln!("waiting for another `cargo xtask` that is filling {}", self.root.display());
-            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-        }
-        Ok(file)
+        lock(&self.root)
     }
 
     /// An empty folder for work in progress, gone when the guard is dropped. Only the holder of the lock may ask.
@@ -89,6 +83,17 @@ impl Cache {
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Workshop(path))
     }
+}
+
+/// Waits until no other `cargo xtask` has the lock of a folder, and has it until the guard is dropped.
+pub fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    if file.try_lock().is_err() {
+        eprintln!("waiting for another `cargo xtask` that works in {}", folder.display());
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    }
+    Ok(file)
 }
 
 /// A folder for work in progress.

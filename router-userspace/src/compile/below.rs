@@ -24,15 +24,26 @@ pub(super) fn stack<'a>(host: &'a Host, link: &'a Link) -> Vec<&'a Link> {
 const BLIND_TO_MARKS: [&str; 11] =
     ["", "bridge", "bond", "team", "vlan", "macvlan", "macvtap", "dummy", "tun", "veth", "wireguard"];
 
-/// Whether the mark of a packet that leaves by `link` may still decide something.
-pub(super) fn reads_mark(host: &Host, link: &Link) -> bool {
-    stack(host, link).into_iter().any(|link| {
+/// Whether the mark of a packet that leaves by an interface may still decide something; `below` is its [`stack`].
+pub(super) fn reads_mark(below: &[&Link]) -> bool {
+    below.iter().any(|link| {
         let blind = BLIND_TO_MARKS.contains(&link.kind.as_str());
         // A pair with both ends here: the packet comes in again, and keeps its mark.
         let returns = link.kind == "veth" && link.lower.is_some();
         let hidden = link.lower_elsewhere && link.kind != "veth";
         !blind || returns || hidden
     })
+}
+
+/// Kinds of devices whose transmit looks at the route that a packet goes by, which one that was redirected does not carry. What is too
+/// large for the way of the outer packet they tell that route, so that the stack answers the next one with an ICMP error
+/// (`skb_tunnel_check_pmtu`, net/ipv4/ip_tunnel_core.c; `tnl_update_pmtu`, net/ipv4/ip_tunnel.c; net/ipv6/ip6_tunnel.c), and one without a
+/// remote address finds its other end by the route's gateway (`ip_tunnel_xmit`). Tunnels of other link layers are not given anything at all.
+const ASKING_THE_ROUTE: [&str; 6] = ["vxlan", "geneve", "gretap", "erspan", "ip6gretap", "ip6erspan"];
+
+/// Whether what leaves by an interface may be asked for its route; `below` is its [`stack`].
+pub(super) fn asks_route(below: &[&Link]) -> bool {
+    below.iter().any(|link| ASKING_THE_ROUTE.contains(&link.kind.as_str()))
 }
 
 /// Kinds of devices that deliver a packet with the key of the tunnel it came by (`skb_tunnel_info()`).

@@ -1,6 +1,6 @@
 //! Interfaces, neighbours and marks.
 
-use super::below::reads_mark;
+use super::below::{asks_route, reads_mark, stack};
 use super::words;
 use crate::model::{Family, Host, Link, Neighbour};
 use router_common::layout::{
@@ -26,7 +26,8 @@ pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
         entry.flags |= LINK_ETHERNET;
         entry.mac = bytemuck::cast(mac);
     }
-    if link.up && can_transmit(link) {
+    let below = stack(host, link);
+    if link.up && can_transmit(link) && !asks_route(&below) {
         entry.flags |= LINK_EGRESS;
     }
     if host.forwards(link, Family::Ipv4) {
@@ -42,7 +43,7 @@ pub(super) fn entry(host: &Host, link: &Link) -> LinkEntry {
     if link.v4.src_valid_mark || host.settings.all_v4.src_valid_mark {
         entry.flags |= LINK_SRC_VALID_MARK;
     }
-    if reads_mark(host, link) {
+    if reads_mark(&below) {
         entry.flags |= LINK_READS_MARK;
     }
     entry.mtu4 = link.mtu.min(MAX_MTU);
@@ -59,13 +60,13 @@ pub(super) fn mtu6(link: &Link) -> u32 {
     }
 }
 
-/// Kinds of Ethernet devices that tell a redirected packet from the stack's: a VRF routes it once more, tunnels without a fixed far
-/// end ask the route attached for one (`ip_tunnel_xmit`, `ip6_tnl_xmit`), and IFB lets what was redirected come in again and drops
-/// everything else (`ifb_xmit`).
-const LOOK_BEYOND_THE_FRAME: [&str; 6] = ["vrf", "gretap", "erspan", "ip6gretap", "ip6erspan", "ifb"];
+/// Kinds of Ethernet devices that tell a redirected packet from the stack's: a VRF routes it once more, and IFB lets what was redirected
+/// come in again and drops everything else (`ifb_xmit`). Tunnels are [`asks_route`]'s.
+const LOOK_BEYOND_THE_FRAME: [&str; 2] = ["vrf", "ifb"];
 
-/// Whether a packet without a route attached can be given to the device: Ethernet devices take any frame, but for a few kinds; of those
-/// without a link-layer header only these decide by the packet alone. Tunnels such as xfrm, vti, ipip look at `skb_dst`.
+/// Whether a packet without a route attached can be given to the device itself, whatever it stands on: Ethernet devices take any frame, but
+/// for a few kinds; of those without a link-layer header only these decide by the packet alone. Tunnels such as xfrm, vti, ipip look at
+/// `skb_dst`.
 fn can_transmit(link: &Link) -> bool {
     match link.arphrd {
         ARPHRD_ETHER => link.mac.is_some() && !LOOK_BEYOND_THE_FRAME.contains(&link.kind.as_str()),

@@ -269,8 +269,8 @@ fn equal_lists_are_stored_once() {
 }
 
 #[test]
-fn no_mark_towards_what_may_read_it_however_deep_it_lies() {
-    use router_common::layout::LINK_READS_MARK;
+fn no_mark_and_no_redirect_towards_what_may_miss_it_however_deep_it_lies() {
+    use router_common::layout::{LINK_EGRESS, LINK_READS_MARK};
     let kind = |index, kind: &str, master, lower| Link {
         kind: kind.into(),
         master,
@@ -295,9 +295,14 @@ fn no_mark_towards_what_may_read_it_however_deep_it_lies() {
         host.links.insert(link.index, link);
     }
     let generation = run(&host);
-    let reads: Vec<u32> =
-        generation.links.iter().filter(|entry| entry.flags & LINK_READS_MARK != 0).map(|entry| entry.index).collect();
-    assert_eq!(reads, [20, 21, 22, 30, 31, 40, 50, 70]);
+    let with = |flag: u32| -> Vec<u32> {
+        generation.links.iter().filter(|entry| entry.flags & flag != 0).map(|entry| entry.index).collect()
+    };
+    assert_eq!(with(LINK_READS_MARK), [20, 21, 22, 30, 31, 40, 50, 70]);
+    // Nor a redirect towards what asks the packet's route.
+    let redirects = with(LINK_EGRESS);
+    assert!([20, 21, 22, 30, 31].iter().all(|index| !redirects.contains(index)), "{redirects:?}");
+    assert!([10, 40, 60, 70, 80].iter().all(|index| redirects.contains(index)), "{redirects:?}");
 }
 
 #[test]
@@ -347,33 +352,6 @@ fn fragments_are_decided_where_nothing_shows_the_stack_their_ports() {
     assert_eq!(of(ports.clone(), false, false), FRAGMENTS_REDIRECT);
     assert_eq!(of(ports, false, true), FRAGMENTS_PASS, "a bypassed hook may put them together");
     assert_eq!(of(protocol, true, false), FRAGMENTS_PASS, "nftables finds the ports of a first fragment");
-}
-
-#[test]
-fn what_the_settings_forbid_an_interface() {
-    use router_common::layout::{LINK_FORWARDS4, LINK_FORWARDS6};
-    let mut host = host(vec![], vec![]);
-    host.settings.all_v6.forwarding = true;
-    host.settings.keep_priority = true;
-    if let Some(link) = host.links.get_mut(&2) {
-        link.v4.forwarding = true;
-        link.v6.disabled = true;
-    }
-    let generation = run(&host);
-    assert_eq!(generation.links[0].flags & (LINK_FORWARDS4 | LINK_FORWARDS6), LINK_FORWARDS6);
-    assert_eq!(generation.links[1].flags & (LINK_FORWARDS4 | LINK_FORWARDS6), LINK_FORWARDS4, "no IPv6 comes in there");
-    assert_eq!(generation.links[1].mtu6, 0, "and none goes out");
-    assert_eq!(generation.config.keep_priority, 1);
-}
-
-#[test]
-fn no_redirect_towards_what_tells_it_from_the_stacks_packets() {
-    use router_common::layout::LINK_EGRESS;
-    let mut host = host(vec![], vec![]);
-    for (kind, expected) in [("", true), ("veth", true), ("gretap", false), ("ip6erspan", false), ("ifb", false)] {
-        host.links.insert(2, Link { kind: kind.into(), ..link(2, "out") });
-        assert_eq!(run(&host).links[1].flags & LINK_EGRESS != 0, expected, "{kind}");
-    }
 }
 
 #[test]

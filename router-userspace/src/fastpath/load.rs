@@ -74,7 +74,8 @@ impl std::fmt::Debug for FastPath {
 }
 
 impl FastPath {
-    /// Loads both programs, suspended, without a lease and attached nowhere.
+    /// Loads the program, suspended, without a lease and attached nowhere. The probe follows with the first question: to verify each is
+    /// most of what a start takes.
     pub fn load(capacity: Capacity) -> Result<Self> {
         if EBPF_OBJECT.is_empty() {
             return Err(Error::NoObject);
@@ -97,9 +98,7 @@ impl FastPath {
         let tables = Tables::take(&mut ebpf, counters)?;
         let logger =
             EbpfLogger::init(&mut ebpf).map_err(|error| Error::from_any("read the eBPF program's log", error))?;
-        for name in [PROGRAM, PROBE] {
-            program(&mut ebpf, name)?.load().map_err(explain_refusal)?;
-        }
+        program(&mut ebpf, PROGRAM)?;
         Ok(FastPath { ebpf, tables, capacity, attachments: BTreeMap::new(), logger })
     }
 
@@ -130,7 +129,11 @@ pub struct Verified {
 /// One of the two programs.
 pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
     let program = ebpf.program_mut(name).ok_or(Error::Object(name))?;
-    program.try_into().map_err(|_| Error::Object(name))
+    let program: &mut SchedClassifier = program.try_into().map_err(|_| Error::Object(name))?;
+    if program.fd().is_err() {
+        program.load().map_err(explain_refusal)?;
+    }
+    Ok(program)
 }
 
 /// A kernel without bpf_loop refuses the program with an "unknown func"; say so in other words.

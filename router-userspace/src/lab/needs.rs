@@ -3,9 +3,12 @@
 use crate::model::{Rule, RuleFeature};
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 /// Set where every feature of a full kernel has to be there, as in a virtual machine with a distribution's kernel.
 const FULL: &str = "WAYFORK_FULL_KERNEL";
+/// How many times longer everything may take, as on an emulated processor.
+const PATIENCE: &str = "WAYFORK_PATIENCE";
 
 /// From which version on a kernel has a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +28,12 @@ pub fn release() -> (u32, u32) {
 fn parse(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// How long to wait on this machine for what takes no longer than `time` on an ordinary one. It is over as soon as it is there.
+pub fn patience(time: Duration) -> Duration {
+    let times = std::env::var(PATIENCE).ok().and_then(|times| times.parse().ok());
+    time * times.unwrap_or(1)
 }
 
 /// Says that the running test is left out, at least in part, where the kernel `lacks` what a rule needs; true where it does

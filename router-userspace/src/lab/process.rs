@@ -1,5 +1,6 @@
 //! `wayfork` as a child process inside a host of the lab: the same binary, the same commands as a user's.
 
+use super::needs::patience;
 use super::{Error, Result};
 use crate::kernel::netns::Netns;
 use nix::sys::signal::{Signal, kill};
@@ -60,7 +61,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Waits for the line `wayfork: ready`.
+    /// Waits for the line `wayfork: ready`, as long as a machine that takes no longer than `time` ([`patience`]).
     pub fn wait_ready(&mut self, time: Duration) -> Result<()> {
         if self.wait_line(time, |line| line == READY) {
             return Ok(());
@@ -78,7 +79,7 @@ impl Daemon {
     /// Waits for a line of its standard error that `wanted` is true for, those that came before included; false when the
     /// time is over or the child has closed it.
     pub fn wait_line(&self, time: Duration, wanted: impl Fn(&str) -> bool) -> bool {
-        self.log.wait(time, wanted)
+        self.log.wait(patience(time), wanted)
     }
 
     /// What it wrote to standard error.
@@ -99,7 +100,7 @@ impl Daemon {
 
     /// Waits until it has ended; None when the time is over.
     pub fn wait(&mut self, time: Duration) -> Result<Option<ExitStatus>> {
-        let deadline = Instant::now() + time;
+        let deadline = Instant::now() + patience(time);
         loop {
             let ended = self.child.try_wait().map_err(|error| Error::new("wait for wayfork", error))?;
             if ended.is_some() {
@@ -113,7 +114,7 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM, and its exit status; an error when it has not ended after 5 seconds.
+    /// SIGTERM, and its exit status; an error when it has not ended after 5 seconds ([`patience`]).
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
         match self.wait(Duration::from_secs(5))? {

@@ -131,7 +131,7 @@ impl Lab {
     /// Waits until every cable carries packets and nothing more follows from its making. A device gets its link-local address
     /// when it has a carrier and a queue (`addrconf_notify()`); before that, the kernel drops what is sent by it.
     pub fn settle(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + super::needs::patience(Duration::from_secs(10));
         for (host, dev) in &self.cables {
             let ready = || {
                 let mut kernel = Netlink::open()?;

@@ -48,30 +48,32 @@ impl Tally {
 }
 
 /// One round, the same for the same seed; it ends with the first packet about which not all agree. False where this process
-/// may not make namespaces.
-fn round(seed: u64, tally: &mut Tally) -> bool {
+/// may not make namespaces. `program` is loaded in the first round, and goes on to the next one.
+fn round(seed: u64, program: &mut Option<Program>, tally: &mut Tally) -> bool {
     let Some(world) = world() else { return false };
     world.run(|kernel| {
         let mut rng = fastrand::Rng::with_seed(seed);
         let policy = marks(&mut rng);
-        let mut program: Option<Box<dyn Refresh>> = None;
         for number in 0..POLICIES {
             if number > 0 {
                 clear(kernel);
             }
             let host = randomize_more(kernel, &mut rng, number % 4 != 0);
-            let decider = match &mut program {
+            match program {
                 Some(program) => {
                     program.refresh(&host, &policy.mark_rules()).unwrap();
-                    program
                 }
-                None if crate::fastpath::EBPF_OBJECT.is_empty() => program.insert(Box::new(Absent)),
-                None => program.insert(Box::new(Program::load(&host, &policy, None).unwrap())),
+                None if crate::fastpath::EBPF_OBJECT.is_empty() => {}
+                None => *program = Some(Program::load(&host, &policy, None).unwrap()),
+            }
+            let decider: &mut dyn Refresh = match program {
+                Some(program) => program,
+                None => &mut Absent,
             };
             let of_packets = rng.u64(..);
             let packets = &mut generated(&host, &policy.mark_rules(), of_packets, PACKETS);
             let mut subject =
-                Subject { kernel, decider: decider.as_mut(), policy: Some(&policy), scratch: None, throw_away: true };
+                Subject { kernel, decider, policy: Some(&policy), scratch: None, throw_away: true };
             let report = compare(&mut subject, host, packets, &mut |_| {}).unwrap();
             if report.moved > 0 {
                 eprintln!("round {seed}, policy {number}: {} disagreements were gone a moment later", report.moved);
@@ -127,7 +129,7 @@ fn the_program_the_kernel_and_the_reference_agree_on_random_policies() {
     let object = have_object();
     let started = Instant::now();
     let first = number("WAYFORK_SEED").unwrap_or_else(|| if soak.is_some() { fastrand::u64(..1 << 48) } else { 0 });
-    let mut tally = Tally::default();
+    let (mut program, mut tally) = (None, Tally::default());
     for seed in first.. {
         match soak {
             Some(limit) => {
@@ -140,7 +142,7 @@ fn the_program_the_kernel_and_the_reference_agree_on_random_policies() {
             None if seed - first == ROUNDS => break,
             None => {}
         }
-        if !round(seed, &mut tally) {
+        if !round(seed, &mut program, &mut tally) {
             return;
         }
     }

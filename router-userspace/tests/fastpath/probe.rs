@@ -59,6 +59,8 @@ fn the_probe_counts_nothing() {
 fn it_decides_only_while_active_and_leased() {
     in_a_namespace(|| {
         let mut router = Router::new();
+        // The first question has the probe verified, which on a slow machine takes longer than the lease.
+        router.all(&Told::Redirect(router.wan));
         router.fast.renew_lease(Duration::from_millis(300)).unwrap();
         router.all(&Told::Redirect(router.wan));
         std::thread::sleep(Duration::from_millis(320));
@@ -137,7 +139,7 @@ fn headers() {
         let mut bytes = ipv4().bytes();
         bytes[0] = 0x46;
         assert_eq!(Told::from(router.ask_bytes(&bytes, context)), Told::Pass(PassReason::IpOptions));
-        for extension in [0, 43, 44, 51, 60] {
+        for extension in [0, 51, 135] {
             assert_eq!(router.ask(&ipv6().proto(extension)), Told::Pass(PassReason::ExtensionHeader));
         }
         for packet in both() {

@@ -94,7 +94,7 @@ fn what_is_the_stacks_alone_stays_there() {
         let mut arp = good(&ipv4());
         arp[12..14].copy_from_slice(&[8, 6]);
         router.refused(&arp, PassReason::NotIp);
-        router.refused(&good(&ipv6().proto(44)), PassReason::ExtensionHeader);
+        router.refused(&good(&ipv6().proto(0)), PassReason::ExtensionHeader);
         router.refused(&good(&ipv4().to("224.0.0.9")), PassReason::LocalDestination);
         let fragment = Ip { fragment: 0x2000, ..ipv4() };
         router.send(&fragment);

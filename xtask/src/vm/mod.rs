@@ -12,7 +12,7 @@ mod qemu;
 use std::{
     cell::OnceCell,
     collections::{BTreeSet, VecDeque},
-    env,
+    env, fs,
     path::PathBuf,
     process::{Command, ExitCode},
     sync::Mutex,
@@ -23,7 +23,12 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use self::{archive::Archive, guest::Choice, kernels::Kernel, machine::Outcome, programs::Program, qemu::Qemu};
-use crate::{place::Cache, privilege::is_root, step, test::Sum};
+use crate::{
+    place::{self, Cache, target_dir},
+    privilege::is_root,
+    step,
+    test::Sum,
+};
 
 /// What is tested where nobody says: the oldest that is supported, the one that most have, and the newest.
 pub const KERNELS: [&str; 3] = ["6.1", "6.12", "newest"];
@@ -66,8 +71,8 @@ const JOBS: [Job; 2] = [
         ],
     ),
 ];
-/// How many machines run side by side: two are what two processors carry.
-const SIDE_BY_SIDE: usize = 2;
+/// How many machines run side by side: they wait a part of their time, so that three keep two processors busy.
+const SIDE_BY_SIDE: usize = 3;
 
 /// What the guests use of this machine, and what starts them; and the packages that have it.
 const TOOLS: [(&str, &str); 4] =
@@ -86,6 +91,10 @@ pub fn command(names: &[String], filters: &[String]) -> Result<ExitCode> {
     let programs = programs::build()?;
     eprintln!("ready after {:.0} s; {}", started.elapsed().as_secs_f32(), if qemu.kvm { "by KVM" } else { "emulated" });
 
+    let home = target_dir().join("vm");
+    fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+    // The machines' folders are there once.
+    let _lock = place::lock(&home)?;
     let booted = Instant::now();
     let jobs = jobs(&programs, filters)?;
     let outcomes = all(&qemu, &busybox, &kernels, &jobs)?;
@@ -209,18 +218,30 @@ fn all(qemu: &Qemu, busybox: &std::path::Path, kernels: &[Kernel], jobs: &[Chose
 
 /// The programs of a job that have a test to run.
 fn choose<'a>(parts: &[(&str, &[&str])], programs: &'a [Program], filters: &[String]) -> Result<Vec<Choice<'a>>> {
+    let names: Vec<&str> = programs.iter().map(|program| program.name.as_str()).collect();
     let mut choices = Vec::new();
     for (name, own) in parts {
         // A library and the binary beside it may share a name; the programs without tests were dropped.
         let program = programs.iter().find(|program| program.name == *name);
         let program = program.ok_or_else(|| anyhow!("cargo built no test program {name}"))?;
-        let own = || own.iter().map(|filter| (*filter).to_owned()).collect();
-        let choice = Choice { program, filters: if filters.is_empty() { own() } else { filters.to_vec() } };
+        let Some(filters) = filters_of(name, own, &names, filters) else { continue };
+        let choice = Choice { program, filters };
         if program.has_tests(&choice.args())? {
             choices.push(choice);
         }
     }
     Ok(choices)
+}
+
+/// The filters for a program whose tests are filtered by its `own` where nobody says; None where it is not meant at all. One that was
+/// asked for may be the name of a program, which stands for all of that.
+fn filters_of(name: &str, own: &[&str], programs: &[&str], asked: &[String]) -> Option<Vec<String>> {
+    let (named, of_tests): (Vec<&String>, Vec<&String>) =
+        asked.iter().partition(|filter| programs.contains(&filter.as_str()));
+    if asked.is_empty() || named.iter().any(|filter| *filter == name) {
+        return Some(own.iter().map(|filter| (*filter).to_owned()).collect());
+    }
+    (!of_tests.is_empty()).then(|| of_tests.into_iter().cloned().collect())
 }
 
 /// Prints what failed, what was left out and the table; true where something failed.
@@ -253,4 +274,23 @@ fn report(kernels: &[Kernel], outcomes: &[Vec<Outcome>]) -> bool {
         println!("{release:<28}{:>8}{:>8}{:>9}{:>9}", sum.passed, sum.failed, sum.skipped, time.as_secs());
     }
     failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filters_of;
+
+    #[test]
+    fn a_filter_is_a_part_of_a_tests_name_or_a_program() {
+        let of = |name: &str, asked: &[&str]| {
+            let asked: Vec<String> = asked.iter().map(|filter| (*filter).to_owned()).collect();
+            filters_of(name, &["own::"], &["kernels", "situations"], &asked)
+        };
+        let some = |filters: &[&str]| Some(filters.iter().map(|filter| (*filter).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of("kernels", &[]), some(&["own::"]));
+        assert_eq!(of("kernels", &["vrf::"]), some(&["vrf::"]));
+        assert_eq!(of("kernels", &["kernels", "tun::"]), some(&["own::"]));
+        assert_eq!(of("situations", &["kernels", "tun::"]), some(&["tun::"]));
+        assert_eq!(of("situations", &["kernels"]), None);
+    }
 }

@@ -1,7 +1,7 @@
-use crate::compile::tests::{host, run};
+use crate::compile::tests::{host, link, run};
 use crate::compile::{CounterSlots, Input, compile};
-use crate::model::{DeviceConf, Family, Host, MarkRule, MarkSelectors};
-use router_common::layout::{LINK_REDIRECTS4, LINK_SRC_VALID_MARK};
+use crate::model::{DeviceConf, Family, Host, Link, MarkRule, MarkSelectors};
+use router_common::layout::{LINK_EGRESS, LINK_FORWARDS4, LINK_FORWARDS6, LINK_REDIRECTS4, LINK_SRC_VALID_MARK};
 
 /// Both settings, of eth0 and of eth1.
 fn flags(change: impl FnOnce(&mut Host)) -> [u32; 2] {
@@ -30,4 +30,29 @@ fn a_mark_for_an_interface_that_is_not_there_matches_nothing() {
     let input = Input { marks: vec![mark("ppp0"), mark("eth1")], ..Input::default() };
     let generation = compile(&host(vec![], vec![]), &input, &mut CounterSlots::default()).expect("fits");
     assert_eq!(generation.marks.iter().map(|mark| mark.iif).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn what_the_settings_forbid_an_interface() {
+    let mut host = host(vec![], vec![]);
+    host.settings.all_v6.forwarding = true;
+    host.settings.keep_priority = true;
+    if let Some(link) = host.links.get_mut(&2) {
+        link.v4.forwarding = true;
+        link.v6.disabled = true;
+    }
+    let generation = run(&host);
+    assert_eq!(generation.links[0].flags & (LINK_FORWARDS4 | LINK_FORWARDS6), LINK_FORWARDS6);
+    assert_eq!(generation.links[1].flags & (LINK_FORWARDS4 | LINK_FORWARDS6), LINK_FORWARDS4, "no IPv6 comes in there");
+    assert_eq!(generation.links[1].mtu6, 0, "and none goes out");
+    assert_eq!(generation.config.keep_priority, 1);
+}
+
+#[test]
+fn no_redirect_towards_what_tells_it_from_the_stacks_packets() {
+    let mut host = host(vec![], vec![]);
+    for (kind, expected) in [("", true), ("veth", true), ("gretap", false), ("ip6erspan", false), ("ifb", false)] {
+        host.links.insert(2, Link { kind: kind.into(), ..link(2, "out") });
+        assert_eq!(run(&host).links[1].flags & LINK_EGRESS != 0, expected, "{kind}");
+    }
 }
