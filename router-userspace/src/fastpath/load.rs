@@ -126,7 +126,7 @@ pub struct Verified {
     pub stack: Option<u32>,
 }
 
-/// One of the two programs.
+/// A TC program of an object, which is handed to the verifier when it is asked for first.
 pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
     let program = ebpf.program_mut(name).ok_or(Error::Object(name))?;
     let program: &mut SchedClassifier = program.try_into().map_err(|_| Error::Object(name))?;

@@ -79,8 +79,7 @@ impl LookupMaps {
         let loaded = loader.load(BENCH_OBJECT);
         let mut ebpf = loaded.map_err(|error| Error::from_any("create the eBPF maps", error))?;
         for name in Structure::of(family).filter_map(|structure| structure.program(family)) {
-            let program: &mut SchedClassifier = super::load::program(&mut ebpf, name)?;
-            program.load().map_err(Error::from_load)?;
+            super::load::program(&mut ebpf, name)?;
         }
         Ok(LookupMaps { lookups: take(&mut ebpf, "LOOKUPS")?, found: take(&mut ebpf, "FOUND")?, ebpf, family })
     }

@@ -52,7 +52,7 @@ impl Workload {
         for name in [GENERATE, SINK, PASS, FIB] {
             xdp(&mut ebpf, name)?.load().map_err(Error::from_load)?;
         }
-        classifier(&mut ebpf)?.load().map_err(Error::from_load)?;
+        classifier(&mut ebpf)?;
         Ok(Workload {
             generator: take(&mut ebpf, "GENERATOR")?,
             sink: take(&mut ebpf, "SINK")?,
