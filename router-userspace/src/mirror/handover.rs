@@ -3,9 +3,10 @@
 //! Statements that come in addition are there before the rules. Where an old one goes or becomes another, the new rules are there
 //! first: those for marks that nobody has yet match nothing, and the old ones match up to the moment of the change.
 //!
-//! The bits of sets that go out of use are set on until no rule looks for them any more. A rule for a set looks for a bit of the mark, and a set with another name has another bit. Between the change of the table that sets
-//! the bits and the deletion of the old rules, these would find theirs gone while the new rules are not there yet. (A use that stays
-//! keeps its bit: the old rules see its new members for that moment.)
+//! The bits of sets that go out of use are set on until no rule looks for them any more. A rule for a set looks for a bit of the mark, and
+//! a set with another name has another bit. Between the change of the table that sets the bits and the deletion of the old rules, these
+//! would find theirs gone while the new rules are not there yet. (A use that stays keeps its bit: the old rules see its new members for
+//! that moment.)
 
 use super::diff::{Own, Step, mark_digest};
 use crate::model::{Family, MarkRule, MarkSelectors, Rule};

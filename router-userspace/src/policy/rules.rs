@@ -261,7 +261,7 @@ pub(super) fn check_whole_marks(findings: &mut Findings<'_>, statements: &[State
 /// Checks between rules: priorities, targets of `goto`.
 pub(super) fn check_together(findings: &mut Findings<'_>, statements: &[Statement]) {
     let mut taken: BTreeMap<u32, &Statement> = BTreeMap::new();
-    let mut twice = Vec::new();
+    let (mut twice, mut behind_main) = (Vec::new(), Vec::new());
     for statement in statements {
         let Some((priority, span)) = &statement.priority else { continue };
         if let Some(first) = taken.get(priority) {
@@ -270,10 +270,19 @@ pub(super) fn check_together(findings: &mut Findings<'_>, statements: &[Statemen
             taken.insert(*priority, statement);
         }
         if *priority > PRIORITY_MAIN {
-            let message = format!("priority {priority} comes after the rule for `main` ({PRIORITY_MAIN})");
-            let help = "it is asked only where main has no route; give it a lower number to go before";
-            findings.warn(span.clone(), message, help);
+            behind_main.push((*priority, span.clone()));
         }
+    }
+    // Of many the first stands for all.
+    if let Some(((priority, span), others)) = behind_main.split_first() {
+        let others = match others.len() {
+            0 => String::new(),
+            1 => ", and so does one other".to_owned(),
+            others => format!(", and so do {others} others"),
+        };
+        let message = format!("priority {priority} comes after the rule for `main` ({PRIORITY_MAIN}){others}");
+        let help = "it is asked only where main has no route; give it a lower number to go before";
+        findings.warn(span.clone(), message, help);
     }
     for (priority, first, span) in twice {
         let line = findings.text.place(first).0;

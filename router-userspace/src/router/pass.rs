@@ -275,11 +275,9 @@ impl Engine {
             fast.attach(ifindex)?;
             self.attached.insert(ifindex);
         }
-        if !self.active || !fast.is_active() {
-            // Without a lease nothing is decided yet by what is written here: it may be out of date when it is complete. That is so
-            // where somebody was heard, too.
-            fast.renew_lease(Duration::ZERO)?;
-        }
+        // Without a lease nothing is decided yet by what is written here: it may be out of date when it is complete. Whether it is, is
+        // known once the sentry has told what it heard.
+        fast.renew_lease(Duration::ZERO)?;
         if let Some(shadow) = &mut self.shadow {
             shadow.begin(fast, &self.host, &policy, &generation.counters)?;
         }

@@ -128,6 +128,11 @@ fn priorities_behind_main() {
         of_rules(&["priority = 32767\ntable = 9"]),
         "2:12: priority 32767 comes after the rule for `main` (32766) (it is asked only where main has no route; give it a lower number to go before)\n"
     );
+    let three = ["priority = 40000\ntable = 9", "priority = 50000\ntable = 9", "priority = 7\ntable = 9\niif = \"a\""];
+    assert!(
+        of_rules(&three)
+            .starts_with("2:12: priority 40000 comes after the rule for `main` (32766), and so does one other (it")
+    );
 }
 
 #[test]
