@@ -108,6 +108,8 @@ fn reload(driver: &Driver, ready: &Ready, policy: &str, to: Side, moved: &[u32])
         let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         sent.and(took)
     })?;
+    // Before the router tells what was done.
+    let peak_bytes = loading::memory(pid).peak;
     let after = ready.actions()?.unwrap_or_default();
     let more = |name: &str| after.get(name).unwrap_or(&0).saturating_sub(*before.get(name).unwrap_or(&0));
     let passed = after.keys().filter(|name| name.starts_with("pass: ")).map(|name| more(name)).sum();
@@ -125,7 +127,7 @@ fn reload(driver: &Driver, ready: &Ready, policy: &str, to: Side, moved: &[u32])
         by_stack: Some(passed),
         by_resync: Some(more("pass: resync")),
         off_ms: off.time.map(|time| time.as_secs_f64() * 1e3),
-        peak_bytes: loading::memory(pid).peak,
+        peak_bytes,
         map_bytes: Some(maps).filter(|bytes| *bytes > 0),
         kernel_bytes: rise.look(),
         ..UpdateRow::new("reload", "", plan.rules, rules::family(&plan), Some(took.as_secs_f64() * 1e3))
