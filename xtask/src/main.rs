@@ -55,7 +55,7 @@ enum Task {
         /// Measure nothing: show what this file of `wayfork bench --json` holds
         #[arg(long, conflicts_with = "args")]
         from: Option<std::path::PathBuf>,
-        /// What `wayfork bench` is given; by default all traffic, 1 to 100,000 rules
+        /// What `wayfork bench` is given; by default all traffic, 1 to 100,000 rules and up to 1,000,000 prefixes
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<std::ffi::OsString>,
     },

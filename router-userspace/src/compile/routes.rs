@@ -192,30 +192,28 @@ impl OwnAddresses {
     }
 }
 
-/// Ways out by a next-hop object whose answer for one route may be another route's: the object keeps one answer for all that go
-/// by it, that of the first which was asked for.
-struct SharedObjects(BTreeSet<(Family, Option<IpAddr>, u32)>);
+/// IPv4's ways out by a next-hop object whose answer for one route may be another route's: the object keeps one answer for all that go
+/// by it, that of the first which was asked for. (`rt_cache_route`, net/ipv4/route.c; any change of routes ends it.)
+struct SharedObjects(BTreeSet<(Option<IpAddr>, u32)>);
 
 impl SharedObjects {
     fn new(host: &Host) -> Self {
         let mut answers: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        for (index, route) in host.routes.iter().enumerate().filter(|(_, route)| route.nhid != 0) {
-            let answer = match route.family {
-                // `rt_cache_route` (net/ipv4/route.c): whether it is delivered here, and its MTU.
-                Family::Ipv4 => (0, route.kind, route.mtu, route.mtu_locked),
-                // `rt6_get_pcpu_route` (net/ipv6/route.c): that too, and the prefix length that `suppress_prefixlength` sees.
-                Family::Ipv6 => (index, route.kind, route.mtu, route.mtu_locked),
-            };
+        for route in host.routes.iter().filter(|route| route.nhid != 0 && route.family == Family::Ipv4) {
             for hop in &route.nexthops {
-                answers.entry((route.family, hop.via, hop.dev)).or_default().insert(answer);
+                // Whether it is delivered here, and its MTU.
+                let answer = (route.kind, route.mtu, route.mtu_locked);
+                answers.entry((hop.via, hop.dev)).or_default().insert(answer);
             }
         }
         SharedObjects(answers.into_iter().filter(|(_, answers)| answers.len() > 1).map(|(way, _)| way).collect())
     }
 
-    /// Whether the answer for a route may be another route's.
+    /// Whether the answer for a route may be another route's. An IPv6 object keeps its answer, with the prefix length that
+    /// `suppress_prefixlength` sees and the MTU, beyond the end of the route that it was for (`fib6_drop_pcpu_from`, net/ipv6/ip6_fib.c;
+    /// `rt6_get_pcpu_route`, net/ipv6/route.c): nothing shows which routes there have been.
     fn is_way_of(&self, route: &Route, hop: &NextHop) -> bool {
-        route.nhid != 0 && self.0.contains(&(route.family, hop.via, hop.dev))
+        route.nhid != 0 && (route.family == Family::Ipv6 || self.0.contains(&(hop.via, hop.dev)))
     }
 }
 

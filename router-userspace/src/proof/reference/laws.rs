@@ -214,6 +214,6 @@ fn ipv6_routes_by_one_object_may_answer_for_each_other() {
     let packet = Packet::new(Some(2), "fd01::9".parse().ok(), "2a00::1".parse().unwrap());
     let all: Vec<(Verdict, u32)> = decide(&host, &packet).ways.iter().map(|way| (way.verdict, way.table)).collect();
     assert_eq!(all, [(Verdict::Forward, 111), (Verdict::Forward, 112), (Verdict::NoRoute, 0)]);
-    host.routes[1].nhid = 0;
+    host.routes.iter_mut().for_each(|route| route.nhid = 0);
     assert_eq!(decide(&host, &packet).way().verdict, Verdict::NoRoute);
 }
