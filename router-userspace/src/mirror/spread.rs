@@ -121,7 +121,7 @@ fn settle(window: &mut [Wanted<Rule>], axis: Axis, end: u32, held: &mut Held, sh
     let near = last.saturating_add(1).min(end);
     let end = if pieces.len() * 2 <= (near - first) as usize { near } else { end };
     let mut place = |piece: &Vec<usize>| {
-        let mut rules: Vec<Rule> = piece.iter().map(|index| anywhere(members[*index].0)).collect();
+        let mut rules: Vec<Rule> = piece.iter().map(|index| members[*index].0.anywhere()).collect();
         // Equal ones select alike, so they stand together; the kernel has one of them.
         rules.dedup();
         let places = rules.iter().filter_map(|rule| held.take(rule, first));
@@ -180,10 +180,6 @@ fn permute<T>(list: &mut [T], order: impl Iterator<Item = usize>) {
     }
 }
 
-fn anywhere(rule: &Rule) -> Rule {
-    Rule { priority: 0, ..rule.clone() }
-}
-
 /// Where Wayfork's own rules are now, each place to be taken once: they stay there where they can.
 struct Held(HashMap<Rule, VecDeque<u32>>);
 
@@ -191,7 +187,7 @@ impl Held {
     fn by(host: &Host, family: Family) -> Self {
         let mut held: HashMap<Rule, VecDeque<u32>> = HashMap::new();
         for rule in host.rules_of(family).filter(|rule| rule.protocol == OWN_PROTOCOL && !rule.is_scaffold()) {
-            held.entry(anywhere(rule)).or_default().push_back(rule.priority);
+            held.entry(rule.anywhere()).or_default().push_back(rule.priority);
         }
         Held(held)
     }

@@ -197,6 +197,12 @@ impl Rule {
         self
     }
 
+    /// The same rule wherever it stands: without its priority.
+    #[must_use]
+    pub fn anywhere(&self) -> Self {
+        Rule { priority: 0, ..self.clone() }
+    }
+
     /// What comes of it where it matches: among neighbours of one outcome the order does not matter.
     pub fn outcome(&self) -> impl PartialEq + use<> {
         (self.action, self.suppress_prefixlength, self.suppress_ifgroup, self.realms)

@@ -269,7 +269,7 @@ impl Policy {
         let own_names = host.own_names();
         let mut by_rule: HashMap<Rule, Vec<&LoweredRule>> = HashMap::new();
         for lowered in &self.rules {
-            by_rule.entry(anywhere(&lowered.rule).by_own_names(&own_names)).or_default().push(lowered);
+            by_rule.entry(of_nobody(&lowered.rule).by_own_names(&own_names)).or_default().push(lowered);
         }
         Origins { by_rule }
     }
@@ -283,15 +283,15 @@ pub struct Origins<'a> {
     by_rule: HashMap<Rule, Vec<&'a LoweredRule>>,
 }
 
-fn anywhere(rule: &Rule) -> Rule {
-    Rule { protocol: 0, priority: 0, ..rule.clone() }
+fn of_nobody(rule: &Rule) -> Rule {
+    Rule { protocol: 0, ..rule.anywhere() }
 }
 
 impl<'a> Origins<'a> {
     /// What the file says of this rule; None where the file does not ask for it. One of Wayfork's own that stands at another priority
     /// than the file's is the nearest that says the same.
     pub fn of(&self, rule: &Rule) -> Option<&'a LoweredRule> {
-        let same = self.by_rule.get(&anywhere(rule))?;
+        let same = self.by_rule.get(&of_nobody(rule))?;
         let apart = |lowered: &&&LoweredRule| lowered.rule.priority.abs_diff(rule.priority);
         let nearest = *same.iter().min_by_key(apart)?;
         (nearest.rule.priority == rule.priority || rule.protocol == OWN_PROTOCOL).then_some(nearest)

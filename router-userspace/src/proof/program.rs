@@ -2,11 +2,11 @@
 
 use super::decide::{Decider, DeciderError, Fast, Refresh};
 use super::packet::Packet;
-use crate::compile::{CounterSlots, Generation, Input, compile};
+use crate::compile::{CounterSlots, Generation, compile};
 use crate::fastpath::{self, Capacity, Context, FastPath};
 use crate::kernel::survey;
 use crate::model::{Host, Link, MarkRule};
-use crate::policy::{Bypass, Policy};
+use crate::policy::Policy;
 use crate::safety::{Facts, Judgement, Wanted, judge};
 use std::time::Duration;
 
@@ -71,15 +71,7 @@ impl Program {
             }
         };
         self.judgement = judge(host, facts, &Wanted { settings: &self.policy.router, marks: &marks });
-        let input = Input {
-            may: self.judgement.interfaces.iter().map(|(index, judged)| (*index, judged.may.number())).collect(),
-            marks,
-            mark_bits: self.judgement.mark_bits.unwrap_or(0),
-            mark_classes: self.judgement.mark_classes.clone(),
-            marks_in_use: self.judgement.marks_in_use.clone(),
-            bypasses_netfilter: self.policy.router.bypass.contains(&Bypass::Netfilter),
-            ..Input::default()
-        };
+        let input = self.judgement.input(&self.policy.router, marks);
         self.generation = compile(host, &input, &mut self.slots)?;
         if !self.fast.fits(&self.generation) {
             self.fast = FastPath::load(Capacity::of(&self.generation))?;

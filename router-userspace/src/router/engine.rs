@@ -4,7 +4,7 @@
 use super::counters::Counters;
 use super::shadow::Shadow;
 use super::watch::Watch;
-use super::{Options, PolicyFile, RouterError, expiry, news};
+use super::{Options, PolicyFile, RouterError, expiry, news, sentry};
 use crate::compile::{self, CounterSlots, Generation};
 use crate::fastpath::FastPath;
 use crate::kernel::{Event, Kernel, Monitor, Netlink, cheap_facts_hold};
@@ -15,7 +15,7 @@ use crate::safety::{Facts, Judgement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How long the program may decide after the loader was last seen alive. A dead loader's decisions end within 2 seconds.
@@ -151,9 +151,9 @@ impl Engine {
         }
     }
 
-    /// What the kernel tells. A thread that panicked left nothing half done.
+    /// What the kernel tells.
     pub(super) fn monitor(&self) -> MutexGuard<'_, Monitor> {
-        self.monitor.lock().unwrap_or_else(PoisonError::into_inner)
+        sentry::held(&self.monitor)
     }
 
     /// Reads what the kernel has announced. Neighbours are followed at once; true where all is to be read again.

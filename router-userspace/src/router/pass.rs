@@ -13,7 +13,7 @@ use crate::compile::{self, Generation, Input};
 use crate::fastpath::{Capacity, FastPath};
 use crate::kernel::{Kernel, remove_empty_clsact};
 use crate::mirror::{self, Changes, Desired, Step};
-use crate::policy::{Bypass, Mode, Policy};
+use crate::policy::{Mode, Policy};
 use crate::safety::{self, Judgement, May};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -233,13 +233,8 @@ impl Engine {
     fn activate(&mut self, mode: Mode) -> Result<(), RouterError> {
         let policy = Arc::clone(&self.in_force);
         let input = Input {
-            may: self.judgement.interfaces.iter().map(|(index, judged)| (*index, judged.may.number())).collect(),
-            marks: policy.mark_rules(),
-            mark_bits: self.judgement.mark_bits.unwrap_or(0),
-            mark_classes: self.judgement.mark_classes.clone(),
-            marks_in_use: self.judgement.marks_in_use.clone(),
             fallback: self.shadow.as_mut().map(|shadow| shadow.fallen(&self.host.rules)).unwrap_or_default(),
-            bypasses_netfilter: policy.router.bypass.contains(&Bypass::Netfilter),
+            ..self.judgement.input(&policy.router, policy.mark_rules())
         };
         let generation = match compile::compile(&self.host, &input, &mut self.slots) {
             Ok(generation) => generation,

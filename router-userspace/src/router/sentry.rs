@@ -45,7 +45,7 @@ impl Sentry {
         let end = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(|error| RouterError::Start(error.into()))?;
         let end = Arc::new(end);
         let ended = Arc::clone(&end);
-        let announced = lock(&monitor).as_fd().try_clone_to_owned().map_err(RouterError::Start)?;
+        let announced = held(&monitor).as_fd().try_clone_to_owned().map_err(RouterError::Start)?;
         let listen = move || listen(&monitor, &announced, &ended, guarded);
         let thread = std::thread::Builder::new().name("sentry".into()).spawn(listen).map_err(RouterError::Start)?;
         Ok(Sentry { end, thread: Some(thread) })
@@ -73,7 +73,8 @@ impl Drop for Sentry {
     }
 }
 
-fn lock(monitor: &Mutex<Monitor>) -> std::sync::MutexGuard<'_, Monitor> {
+/// What the kernel tells, for one listener at a time. A thread that panicked left nothing half done.
+pub(super) fn held(monitor: &Mutex<Monitor>) -> std::sync::MutexGuard<'_, Monitor> {
     monitor.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -88,7 +89,7 @@ fn listen(monitor: &Mutex<Monitor>, announced: &OwnedFd, end: &EventFd, mut guar
         };
         // Before the last look it is the sentry's, after it the loop's.
         let ending = waited.is_err() || both[1].any() == Some(true);
-        let events = lock(monitor).next_events().unwrap_or_else(|error| {
+        let events = held(monitor).next_events().unwrap_or_else(|error| {
             tracing::warn!("{error}");
             vec![Event::Overrun]
         });
@@ -178,7 +179,7 @@ mod tests {
         }
 
         fn guard(&self, neighbours: BTreeMap<NeighbourKey, NeighbourEntry>) -> Sentry {
-            lock(&self.monitor).forget().unwrap();
+            held(&self.monitor).forget().unwrap();
             let stops = Arc::clone(&self.stops);
             let stop = Box::new(move || {
                 stops.fetch_add(1, Ordering::Relaxed);

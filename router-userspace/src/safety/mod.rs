@@ -19,6 +19,7 @@ pub use bits::{CLASS_PRIORITY, as_class_rule, class_rule};
 pub use facts::{Base, Chain, ChainFamily, Expression, Facts, Filter, Flowtable, Hook, HookPoint, MarkUse, Marks};
 pub use sets::{NoBits, bound, with_set_bits};
 
+use crate::compile::Input;
 use crate::model::{
     Family, Host, Link, MarkRule, PRIORITY_DEFAULT, PRIORITY_MAIN, Route, RouteKind, Rule, TABLE_DEFAULT, TABLE_LOCAL,
     TABLE_MAIN,
@@ -68,6 +69,21 @@ pub struct Judgement {
     pub mark_classes: BTreeMap<u32, u32>,
     /// Whole marks that rules look for.
     pub marks_in_use: Vec<u32>,
+}
+
+impl Judgement {
+    /// What the compiler is to make of a host under this judgement, with these settings and `[[mark]]` alternatives.
+    pub fn input(&self, settings: &RouterSettings, marks: Vec<MarkRule>) -> Input {
+        Input {
+            may: self.interfaces.iter().map(|(index, judged)| (*index, judged.may.number())).collect(),
+            marks,
+            mark_bits: self.mark_bits.unwrap_or(0),
+            mark_classes: self.mark_classes.clone(),
+            marks_in_use: self.marks_in_use.clone(),
+            bypasses_netfilter: settings.bypass.contains(&Bypass::Netfilter),
+            ..Input::default()
+        }
+    }
 }
 
 impl May {

@@ -95,10 +95,8 @@ const FURTHER: &[(&str, &str, Drawing)] = &[
         "Look-ups by themselves",
         Drawing {
             x: ("prefixes", "prefixes"),
-            unit: "ns",
-            field: "ns",
-            scale: 1.0,
             name: |row| format!("{}, {}", row.text("structure"), row.text("addresses")),
+            ..Drawing::of_paths("ns", "ns", 1.0)
         },
     ),
     (
@@ -106,10 +104,8 @@ const FURTHER: &[(&str, &str, Drawing)] = &[
         "Updates",
         Drawing {
             x: ("rules", "rules, routes or prefixes"),
-            unit: "ms",
-            field: "ms",
-            scale: 1.0,
             name: |row| format!("{}, {}", row.text("of"), row.text("update")),
+            ..Drawing::of_paths("ms", "ms", 1.0)
         },
     ),
     (

@@ -210,23 +210,16 @@ impl<'a> Walker<'a> {
     /// A route's next hops with which it may stand, and those with which the rule may suppress it.
     fn suppress(&self, rule: &Rule, index: usize, hops: Vec<usize>) -> (Vec<usize>, Vec<usize>) {
         let route = &self.host.routes[index];
-        // An IPv6 next-hop object may keep the answer, and with it the prefix length, of a route that is gone (`fib6_drop_pcpu_from`).
-        let any_length = route.family == Family::Ipv6 && route.nhid != 0 && rule.suppress_prefixlength.is_some();
-        let too_short = |hop: &usize, other: &usize| {
-            let dst = self.host.routes[*other].dst;
-            rule.suppress_prefixlength.is_some_and(|most| u32::from(dst.prefix_len()) <= most).then_some(*hop)
+        // An IPv6 next-hop object may keep the answer, and with it the prefix length, of another route, be it gone or not
+        // (`fib6_drop_pcpu_from`, net/ipv6/ip6_fib.c).
+        let any_length = route.family == Family::Ipv6 && route.nhid != 0;
+        let (may_stand, may_go) = match rule.suppress_prefixlength {
+            None => (true, false),
+            Some(_) if any_length => (true, true),
+            Some(most) => (u32::from(route.dst.prefix_len()) > most, u32::from(route.dst.prefix_len()) <= most),
         };
-        let short: Vec<usize> = hops
-            .iter()
-            .filter_map(|hop| {
-                let known = self.fib.stand_ins(index, *hop).iter().find_map(|other| too_short(hop, other));
-                known.or(any_length.then_some(*hop))
-            })
-            .collect();
-        let long = |hop: &usize| {
-            any_length || self.fib.stand_ins(index, *hop).iter().any(|other| too_short(hop, other).is_none())
-        };
-        let hops: Vec<usize> = hops.into_iter().filter(long).collect();
+        let short: Vec<usize> = hops.iter().copied().filter(|_| may_go).collect();
+        let hops: Vec<usize> = hops.into_iter().filter(|_| may_stand).collect();
         let Some(group) = rule.suppress_ifgroup else { return (hops, short) };
         let in_group = |hop: &usize| {
             let dev = route.nexthops.get(*hop).map_or(0, |hop| hop.dev);
